@@ -1,0 +1,3 @@
+"""ganctl: one command line for generative adversarial networks."""
+
+__version__ = "0.1.0"

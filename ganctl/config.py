@@ -1,0 +1,144 @@
+"""Configuration: frozen dataclasses, checked once at the boundary; and the one door through which YAML enters."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+from ganctl.errors import UsageError, did_you_mean, quoted
+
+T = TypeVar("T")
+
+MAX_YAML_BYTES = 4 << 20
+MAX_YAML_DEPTH = 32
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def config(cls: type[T]) -> type[T]:
+    """A frozen, keyword-only dataclass whose fields are the numbers of a paper or the options of a command."""
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def parse(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
+    """Checks plain values against a `@config` class and builds it.
+
+    `where` names the source in messages ("recipe 'x.yaml'", "--set"). Raises UsageError with every fault found:
+    unknown keys with the nearest known one, wrong types, values a class refuses.
+    """
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    faults = []
+    for key in values:
+        if key not in names:
+            near = did_you_mean(str(key), names)
+            faults.append(f"unknown key {quoted(key)}" + (f" ({near})" if near else f"; known: {', '.join(names)}"))
+    if not faults:
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            return TypeAdapter(cls).validate_python(dict(values))
+        except ValidationError as e:
+            for err in e.errors(include_url=False):
+                key = ".".join(str(p) for p in err["loc"]) or cls.__name__
+                message = err["msg"].removeprefix("Value error, ")
+                message = message[:1].lower() + message[1:]
+                given = "" if err["type"] in ("missing", "value_error") else f", got {quoted(err['input'])}"
+                faults.append(f"{key}: {message}{given}")
+    raise UsageError(f"cannot use {where}", "; ".join(faults[:5]), "see the recipe's keys: docs/train.md")
+
+
+def to_plain(value: Any) -> Any:
+    """A config as dicts, lists and scalars, ready for JSON or YAML."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Located:
+    """YAML read strictly: the plain value, and the line of every key (a tuple path → 1-based line number)."""
+
+    value: Any
+    lines: dict[tuple[str | int, ...], int]
+
+
+def read_yaml(source: Path | str, *, where: str) -> Located:
+    """Reads YAML as data: a Path is a file, a str is the text itself.
+
+    Strict: no tags, aliases or duplicate keys, keys are text, at most 4 MiB and 32 levels, one document. `where` names
+    the source in messages. Raises UsageError listing every duplicate key with its line.
+    """
+    import yaml
+
+    if isinstance(source, Path):
+        try:
+            if source.stat().st_size > MAX_YAML_BYTES:
+                raise UsageError(f"cannot use {where}", f"it is larger than {MAX_YAML_BYTES >> 20} MiB")
+            text = source.read_text(encoding="utf-8")
+        except OSError as e:
+            raise UsageError(f"cannot read {where}", e.strerror or str(e)) from e
+        except UnicodeDecodeError as e:
+            raise UsageError(f"cannot use {where}", "it is not UTF-8 text") from e
+    else:
+        text = source
+    try:
+        # Aliases are refused while scanning: a small file can otherwise expand without end.
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
+                line = token.start_mark.line + 1
+                raise UsageError(f"cannot use {where}", f"line {line}: anchors, aliases and tags are not allowed")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise UsageError(f"cannot use {where}", f"{line}{getattr(e, 'problem', None) or 'not YAML'}") from e
+    except (RecursionError, ValueError) as e:
+        raise UsageError(f"cannot use {where}", "it is nested too deeply or not YAML") from e
+    lines: dict[tuple[str | int, ...], int] = {}
+    faults: list[str] = []
+    value = _plain_node(node, (), lines, faults, yaml.SafeLoader("").construct_object) if node else None
+    if faults:
+        raise UsageError(f"cannot use {where}", "; ".join(faults))
+    return Located(value, lines)
+
+
+def _plain_node(
+    node: Any, path: tuple[str | int, ...], lines: dict, faults: list[str], scalar: Callable[[Any], Any]
+) -> Any:
+    lines[path] = node.start_mark.line + 1
+    if len(path) > MAX_YAML_DEPTH:
+        faults.append(f"line {node.start_mark.line + 1}: nested deeper than {MAX_YAML_DEPTH} levels")
+        return None
+    if node.id == "mapping":
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            key = scalar(key_node) if key_node.id == "scalar" else None
+            if not isinstance(key, str):
+                faults.append(f"line {line}: key {quoted(getattr(key_node, 'value', '?'))} is not text")
+                continue
+            if key in found:
+                faults.append(f"line {line}: duplicate key {quoted(key)}, first on line {lines[*path, key]}")
+                continue
+            found[key] = _plain_node(value_node, (*path, key), lines, faults, scalar)
+            lines[(*path, key)] = line
+        return found
+    if node.id == "sequence":
+        return [_plain_node(child, (*path, i), lines, faults, scalar) for i, child in enumerate(node.value)]
+    try:
+        return scalar(node)
+    except ValueError:
+        faults.append(f"line {node.start_mark.line + 1}: cannot read {quoted(node.value)}")
+        return None
+
+
+def write_yaml(value: Any) -> str:
+    """The YAML text of plain values or configs, keys in their own order."""
+    import yaml
+
+    return yaml.safe_dump(to_plain(value), sort_keys=False, allow_unicode=True, width=120)

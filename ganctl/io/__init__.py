@@ -1,0 +1,1 @@
+"""Files in and out: one door per kind of file, and nothing half-written."""

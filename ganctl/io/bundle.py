@@ -1,0 +1,106 @@
+"""A Bundle: a folder `model.json` + `*.safetensors`. Snapshot, zoo download, built-in model and export are all this."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ganctl import __version__
+from ganctl.errors import WeightsError, quoted
+from ganctl.io.files import atomic_folder, atomic_write
+from ganctl.io.tensors import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+MAX_JSON_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What `model.json` says. `nets` maps a network's name (G, D, G_ema) to its file beside it."""
+
+    path: Path
+    model: str
+    """The file in `ganctl/models/` that builds it."""
+    config: dict[str, Any]
+    nets: dict[str, str]
+    card: dict[str, Any] = field(default_factory=dict)
+    """Licence, paper, training data, metrics, defaults: the keys of a zoo entry's card."""
+
+    def state(self, net: str) -> "dict[str, Tensor]":
+        """The tensors of one network. Raises WeightsError if absent or damaged."""
+        if net not in self.nets:
+            raise WeightsError(f"{quoted(self.path)} holds no network {quoted(net)}", f"it has {', '.join(self.nets)}")
+        return read_tensors(self.path / self.nets[net])
+
+
+def is_bundle(path: Path) -> bool:
+    return (path / "model.json").is_file()
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Reads and checks `model.json`; weights are read when asked for. Raises WeightsError."""
+    where = f"cannot use bundle {quoted(path)}"
+    try:
+        if (path / "model.json").stat().st_size > MAX_JSON_BYTES:
+            raise WeightsError(where, "model.json is larger than 4 MiB")
+        data = json.loads((path / "model.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise WeightsError(where, "it has no model.json") from e
+    except (OSError, ValueError, RecursionError) as e:
+        raise WeightsError(where, "model.json is not readable JSON") from e
+    if not isinstance(data, dict):
+        raise WeightsError(where, "model.json is not a JSON object")
+    version = data.get("format_version")
+    if version != FORMAT_VERSION:
+        hint = "upgrade ganctl" if isinstance(version, int) and version > FORMAT_VERSION else ""
+        raise WeightsError(where, f"format_version is {quoted(version)}, this ganctl reads {FORMAT_VERSION}", hint)
+    kinds = {"model": str, "config": dict, "nets": dict, "card": dict}
+    wrong = [k for k, kind in kinds.items() if not isinstance(data.get(k), kind)]
+    if wrong:
+        raise WeightsError(where, f"model.json lacks a proper {', '.join(map(quoted, wrong))}")
+    for name, file in data["nets"].items():
+        # A file name from a file is never joined to a path before this check.
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise WeightsError(where, f"network {quoted(name)} names the file {quoted(file)}: not a plain .safetensors")
+    return Bundle(path, data["model"], data["config"], data["nets"], data["card"])
+
+
+def write_bundle(
+    path: Path,
+    *,
+    model: str,
+    config: Mapping[str, Any],
+    states: "Mapping[str, Mapping[str, Tensor]]",
+    card: Mapping[str, Any],
+) -> Bundle:
+    """Writes a whole bundle folder at once. `states` maps network names to tensors. An old folder is replaced whole."""
+    with atomic_folder(path) as folder:
+        fill_bundle(folder, model=model, config=config, states=states, card=card)
+    return read_bundle(path)
+
+
+def fill_bundle(
+    folder: Path,
+    *,
+    model: str,
+    config: Mapping[str, Any],
+    states: "Mapping[str, Mapping[str, Tensor]]",
+    card: Mapping[str, Any],
+) -> None:
+    """Writes a bundle's files into an existing folder (a snapshot adds its training state to the same folder)."""
+    for name, state in states.items():
+        write_tensors(folder / f"{name}.safetensors", state)
+    data = {
+        "format_version": FORMAT_VERSION,
+        "ganctl": __version__,
+        "model": model,
+        "config": dict(config),
+        "nets": {name: f"{name}.safetensors" for name in states},
+        "card": dict(card),
+    }
+    with atomic_write(folder / "model.json") as f:
+        f.write(json.dumps(data, indent=2, ensure_ascii=False).encode() + b"\n")

@@ -1,0 +1,104 @@
+"""Writing: every file and folder appears under its name only when it is whole."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from ganctl.errors import GanctlError, UsageError, quoted
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """A binary stream that becomes `path` when the block ends: written beside, flushed, renamed, folder flushed.
+
+    An exception leaves the old file as it was and no temporary behind. Raises GanctlError for a full disk or a
+    refused permission.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp")
+    except OSError as e:
+        raise write_error(path, e) from e
+    temporary = Path(name)
+    try:
+        with os.fdopen(fd, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise write_error(path, e) from e
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends. `path` must not exist, or is replaced whole."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp"))
+    except OSError as e:
+        raise write_error(path, e) from e
+    try:
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            _sync_folder(file)
+        temporary.chmod(0o777 & ~_umask())
+        if path.exists():
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".old"))
+            path.rename(old / "old")
+            temporary.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            temporary.rename(path)
+        _sync_folder(path.parent)
+    except OSError as e:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise write_error(path, e) from e
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_error(path: Path, e: OSError) -> GanctlError:
+    """The user's sentence for a failed write: a full disk is exit 1, a path that cannot be written exit 2."""
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        return GanctlError(f"cannot write {quoted(path)}", "the disk is full", "free some space and run it again")
+    if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR):
+        return UsageError(f"cannot write {quoted(path)}", e.strerror or str(e), "choose another place with -o")
+    return GanctlError(f"cannot write {quoted(path)}", e.strerror or str(e))
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    # Python can only read the umask by setting it; nothing else in ganctl depends on it in between.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(path: Path) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows cannot open a folder; there the rename itself is durable enough.
+        return
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

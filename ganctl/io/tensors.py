@@ -1,0 +1,75 @@
+"""The door for safetensors: named, finite, dense tensors of a real dtype, or one clear error."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ganctl.errors import WeightsError, quoted
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def read_tensors(path: Path, *, check_finite: bool = True) -> "dict[str, Tensor]":
+    """All tensors of a .safetensors file, on the CPU. Raises WeightsError for a damaged, empty or non-finite file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as f:
+            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    except FileNotFoundError as e:
+        raise WeightsError(f"cannot read weights {quoted(path)}", "there is no such file") from e
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, UnicodeDecodeError) as e:
+        why = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+        raise WeightsError(f"cannot read weights {quoted(path)}", f"not a whole safetensors file: {why}") from e
+    if not tensors:
+        raise WeightsError(f"cannot use weights {quoted(path)}", "the file holds no tensors")
+    bad = [k for k, t in tensors.items() if check_finite and t.is_floating_point() and not t.isfinite().all()]
+    if bad:
+        raise WeightsError(f"cannot use weights {quoted(path)}", f"{_some(bad)} hold NaN or infinity")
+    return tensors
+
+
+def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> None:
+    """Writes a .safetensors file, atomically. Shared storage is copied, so every name stands for itself."""
+    from safetensors.torch import save
+
+    from ganctl.io.files import atomic_write
+
+    with atomic_write(path) as f:
+        f.write(save({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}))
+
+
+def load_into(net: "torch.nn.Module", state: "Mapping[str, Tensor]", *, where: str, hint: str = "") -> None:
+    """Puts a state into a network exactly: every key, every shape; missing, unexpected and mis-shaped listed apart.
+
+    Works on a network built on the meta device too: parameters then *are* the given tensors, in the network's dtype.
+    """
+    own = net.state_dict()
+    missing = [k for k in own if k not in state]
+    unexpected = [k for k in state if k not in own]
+    shapes = [
+        f"{quoted(k)} has shape {tuple(state[k].shape)}, the network needs {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    faults = []
+    if shapes:
+        faults.append(shapes[0] + (f" ({len(shapes) - 1} more differ)" if len(shapes) > 1 else ""))
+    if missing:
+        faults.append(f"missing: {_some(missing)}")
+    if unexpected:
+        faults.append(f"unexpected: {_some(unexpected)}")
+    if faults:
+        raise WeightsError(f"cannot use weights {where}", "; ".join(faults), hint)
+    net.load_state_dict({k: state[k].to(own[k].dtype) for k in own}, strict=True, assign=_is_meta(own))
+
+
+def _is_meta(state: "Mapping[str, Tensor]") -> bool:
+    return any(t.is_meta for t in state.values())
+
+
+def _some(keys: list[str]) -> str:
+    listed = ", ".join(quoted(k) for k in keys[:5])
+    return listed + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")

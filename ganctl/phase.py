@@ -1,0 +1,88 @@
+"""One update of training: which networks move, by which loss, how often."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Terms = dict[str, Tensor]
+"""Scalar terms; their sum is minimised and each is logged under its name."""
+
+Nets = Any
+"""A dataclass of networks (plain attributes: n.G, n.D). The first field is the network users get; its EMA is kept."""
+
+
+@dataclass
+class Batch:
+    """x: images [N,C,H,W] in the model's range. y: the other image of a pair, same layout. c: class indices [N]."""
+
+    x: Tensor
+    y: Tensor | None = None
+    c: Tensor | None = None
+
+
+@dataclass
+class Progress:
+    """Where training stands, and its only source of randomness.
+
+    Draws are made for the whole batch of all ranks from one CPU generator and each rank keeps its rows, so two ranks
+    see what one process of twice the batch sees, and a resumed run draws what an undisturbed one would have drawn.
+    """
+
+    nimg: int
+    """Real images drawn so far, over all ranks."""
+    step: int
+    rng: torch.Generator
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    def normal(self, n: int, *shape: int) -> Tensor:
+        """N(0, 1), [n, *shape]."""
+        return self._rows(torch.randn(n * self.world, *shape, generator=self.rng), n)
+
+    def uniform(self, n: int, *shape: int) -> Tensor:
+        """U[0, 1), [n, *shape]."""
+        return self._rows(torch.rand(n * self.world, *shape, generator=self.rng), n)
+
+    def _rows(self, drawn: Tensor, n: int) -> Tensor:
+        return drawn[self.rank * n : (self.rank + 1) * n].to(self.device)
+
+
+@dataclass(frozen=True)
+class Phase:
+    name: str
+    updates: tuple[str, ...]
+    """Members of Nets whose parameters move."""
+    loss: Callable[[Nets, Batch, Progress], Terms]
+    every: int = 1
+    """Lazy regularisation (StyleGAN2, sec. 3.1): run every k-th step, gradient × k."""
+    repeat: int = 1
+    """Times a step, each on a fresh batch: n_critic (WGAN, alg. 1), k (GAN, alg. 1)."""
+    after: Callable[[Nets], None] | None = None
+    """Runs after the update: weight clipping (WGAN, alg. 1, line 7)."""
+
+
+@dataclass(frozen=True)
+class Adam:
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    lr: float
+    alpha: float = 0.99
+
+
+@dataclass(frozen=True)
+class SGD:
+    lr: float
+    momentum: float = 0.0
+
+
+Optimizer = Adam | RMSprop | SGD

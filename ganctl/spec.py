@@ -1,0 +1,30 @@
+"""What a tensor means: the shape, range and names behind an array. No torch here."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Image:
+    """Images [N, channels, height, width]; `size` is (height, width), or None where a network takes any size."""
+
+    size: tuple[int, int] | None
+    channels: int
+    range: tuple[float, float] = (-1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Label:
+    """Integer classes [N], 0 … n-1; `names` may be empty."""
+
+    n: int
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Vector:
+    """Real vectors [N, dim]."""
+
+    dim: int
+
+
+Spec = Image | Label | Vector
