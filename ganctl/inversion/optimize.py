@@ -1,0 +1,140 @@
+"""Inversion by optimisation: the latent whose picture is nearest to a given one.
+
+min_z ‖m ⊙ (G(z) - x)‖² by Adam through a frozen generator (Zhu et al. 2016, arXiv:1609.03552, eq. 4; Lipton & Tripathi
+2017, arXiv:1702.04782), with the learning rate schedule of StyleGAN2's projector (Karras et al. 2020, app. D).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ganctl.config import config
+from ganctl.errors import GanctlError
+from ganctl.protocols import Sampler
+
+MAX_PSNR = 100.0
+
+
+@config
+class InvertConfig:
+    steps: int = 1000
+    """Adam steps, one image of the generator each."""
+    lr: float = 0.1
+    """Adam's learning rate at its height (Karras et al. 2020, app. D)."""
+    seed: int = 0
+    """Of the starting points drawn from the prior."""
+    starts: int = 4
+    """Starting points per image; the best end is kept. GANs' landscapes have local minima (Creswell & Bharath 2018)."""
+    ramp_up: float = 0.05
+    """Share of the steps in which the learning rate rises."""
+    ramp_down: float = 0.25
+    """Share of the steps in which it falls to zero, as half a cosine."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What `on_step` sees: after `step` steps, the best so far of each image."""
+
+    step: int
+    loss: Float[Tensor, " n"]
+    z: Float[Tensor, "n *z"]
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """The best latent of each image, its picture in the generator's range, and its mean squared error there."""
+
+    z: Float[Tensor, "n *z"]
+    x: Float[Tensor, "n c h w"]
+    loss: Float[Tensor, " n"]
+
+
+def optimize(
+    G: Sampler,
+    x: Float[Tensor, "n c h w"],
+    cfg: InvertConfig,
+    on_step: Callable[[Step], None] = lambda _: None,
+    *,
+    init: Tensor | None = None,
+    mask: Float[Tensor, "n 1 h w"] | None = None,
+) -> Inversion:
+    """Latents for the images x (in G.x.range, on G's device).
+
+    The first start of every image is `init` [n, *z], or the prior's mean; the others are draws from the prior. Only
+    pixels where `mask` is 1 count. Images do not influence each other: Adam works on each number alone. Raises
+    GanctlError when the loss or a gradient is not finite.
+    """
+    if not torch.isfinite(x).all():
+        raise GanctlError("cannot invert the image", "it holds NaN or infinite values")
+    n, starts = x.shape[0], cfg.starts
+    z = start_points(G, n, cfg, init).to(x)  # [n·starts, *z], the starts of an image side by side
+    target = x.repeat_interleave(starts, 0)
+    weight = torch.ones_like(x[:, :1]) if mask is None else mask.to(x)
+    weight = weight / weight.mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
+    weight = weight.repeat_interleave(starts, 0)
+
+    z.requires_grad_(True)
+    adam = torch.optim.Adam([z], lr=cfg.lr)
+    best_z = z.detach().clone()
+    best_loss = torch.full((n * starts,), math.inf, device=x.device)
+    for step in range(cfg.steps + 1):
+        with torch.enable_grad():
+            error = (weight * (G.sample(z) - target) ** 2).mean((1, 2, 3))
+        loss = error.detach()
+        if not torch.isfinite(loss).all():
+            raise GanctlError("the inversion broke off", f"the loss is not finite at step {step}", "try a smaller --lr")
+        better = loss < best_loss
+        best_loss = torch.where(better, loss, best_loss)
+        best_z = torch.where(better.reshape(-1, *[1] * (z.ndim - 1)), z.detach(), best_z)
+        on_step(Step(step, *_best_start(best_loss, best_z, n)))
+        if step == cfg.steps:
+            break
+        adam.param_groups[0]["lr"] = cfg.lr * schedule(step / cfg.steps, cfg)
+        (z.grad,) = torch.autograd.grad(error.sum(), z)
+        if not torch.isfinite(z.grad).all():
+            raise GanctlError("the inversion broke off", f"a gradient is not finite at step {step}")
+        adam.step()
+    loss, found = _best_start(best_loss, best_z, n)
+    with torch.no_grad():
+        return Inversion(found, G.sample(found), loss)
+
+
+def start_points(G: Sampler, n: int, cfg: InvertConfig, init: Tensor | None) -> Tensor:
+    """[n·starts, *z]: for each image the given start or the prior's mean, then the same draws from the prior."""
+    draws = G.prior([cfg.seed + i for i in range(max(cfg.starts - 1, 1))])
+    # Every prior here is symmetric about zero: standard normal, or uniform on [-1, 1].
+    first = torch.zeros_like(draws[:1]).expand(n, *draws.shape[1:]) if init is None else init.to(draws)
+    rest = draws[: cfg.starts - 1].expand(n, cfg.starts - 1, *draws.shape[1:])
+    return torch.cat([first[:, None], rest], 1).flatten(0, 1).clone()
+
+
+def schedule(t: float, cfg: InvertConfig) -> float:
+    """Factor on the learning rate at t = 0 … 1: a linear rise, a plateau, half a cosine down."""
+    up = min(1.0, t / cfg.ramp_up) if cfg.ramp_up else 1.0
+    down = min(1.0, (1 - t) / cfg.ramp_down) if cfg.ramp_down else 1.0
+    return up * (0.5 - 0.5 * math.cos(math.pi * down))
+
+
+def psnr(
+    x: Float[Tensor, "n c h w"],
+    y: Float[Tensor, "n c h w"],
+    image_range: tuple[float, float],
+    mask: Float[Tensor, "n 1 h w"] | None = None,
+) -> Float[Tensor, " n"]:
+    """Peak signal-to-noise ratio in dB, 10·log10(peak² / MSE), at most 100; over the pixels where mask is 1."""
+    weight = torch.ones_like(x[:, :1]) if mask is None else mask.to(x)
+    squared = (weight * (x - y) ** 2).double().sum((1, 2, 3))
+    mse = squared / (weight.double().sum((1, 2, 3)) * x.shape[1]).clamp_min(1e-12)
+    peak = image_range[1] - image_range[0]
+    return (10 * torch.log10(peak**2 / mse.clamp_min(1e-30))).clamp(max=MAX_PSNR).float()
+
+
+def _best_start(loss: Tensor, z: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    rows = loss.reshape(n, -1)
+    index = rows.argmin(1)
+    each = torch.arange(n, device=loss.device)
+    return rows[each, index], z.reshape(n, rows.shape[1], *z.shape[1:])[each, index]

@@ -1,0 +1,62 @@
+"""Latent files: the .npz that `sample --save-latents` and `invert` write, and `--latents` reads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ganctl.errors import UsageError, quoted
+from ganctl.io.arrays import read_npz
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MAX_LATENTS = 1_000_000
+
+
+def read_latents(
+    paths: Sequence[str | Path], *, model: str, revision: str, shape: tuple[int, ...]
+) -> "list[tuple[Path, np.ndarray]]":
+    """The latents of each file, as float32 [n, *shape], in the order given.
+
+    A file holds `z`, either [*shape] or [n, *shape]; `model` and `revision` say who made it. Raises UsageError for a
+    file without `z`, of another shape, or of another model (naming both); all faults at once, at most five.
+    """
+    faults: list[str] = []
+    found: list[tuple[Path, np.ndarray]] = []
+    for path in map(Path, paths):
+        try:
+            found.append((path, _read(path, model, revision, shape)))
+        except UsageError as e:
+            faults.append(e.message)
+    if len(faults) == 1:
+        raise UsageError(faults[0], hint="latents work only with the model that made them")
+    if faults:
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise UsageError(f"cannot use {len(faults)} of {len(paths)} latent files", "; ".join(faults[:5]) + more)
+    count = sum(len(z) for _, z in found)
+    if count > MAX_LATENTS:
+        raise UsageError("cannot use --latents", f"the files hold {count:,} latents, more than {MAX_LATENTS:,}")
+    return found
+
+
+def _read(path: Path, model: str, revision: str, shape: tuple[int, ...]) -> "np.ndarray":
+    import numpy as np
+
+    arrays = read_npz(path)
+    where = f"cannot use the latents in {quoted(path)}"
+    made_by, made_at = (str(arrays[k].reshape(-1)[0]) if k in arrays and arrays[k].size == 1 else ""
+                        for k in ("model", "revision"))  # fmt: skip
+    if made_at and made_at != revision:
+        raise UsageError(
+            where,
+            f"they were made with {quoted(made_by or '?')} (revision {quoted(made_at[:12])}), "
+            f"not with {quoted(model)} (revision {quoted(revision[:12])})",
+        )
+    if "z" not in arrays:
+        raise UsageError(where, f"there is no array 'z', only {', '.join(map(quoted, list(arrays)[:5]))}")
+    z = arrays["z"]
+    if z.shape == shape:
+        z = z[None]
+    if z.shape[1:] != shape or z.dtype.kind not in "fiu" or len(z) == 0:
+        raise UsageError(where, f"'z' has shape {z.shape}, {quoted(model)} takes {('n', *shape)}")
+    return z.astype(np.float32)
