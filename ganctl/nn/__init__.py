@@ -1,1 +1,1 @@
-
+"""Blocks that two or more papers share."""

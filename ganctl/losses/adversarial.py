@@ -1,0 +1,42 @@
+"""Adversarial losses, of logits: D(x) = sigmoid(logit) where a paper speaks of probabilities."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def log_loss_d(real: Tensor, fake: Tensor) -> Tensor:
+    """-E log D(x) - E log(1 - D(G(z)))  (Goodfellow et al. 2014, eq. 1, negated)."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def minimax_g(fake: Tensor) -> Tensor:
+    """E log(1 - D(G(z)))  (Goodfellow et al. 2014, eq. 1): its gradient vanishes where D is sure."""
+    return -F.softplus(fake).mean()
+
+
+def non_saturating_g(fake: Tensor) -> Tensor:
+    """-E log D(G(z))  (Goodfellow et al. 2014, end of sec. 3): the same fixed point, a stronger gradient."""
+    return F.softplus(-fake).mean()
+
+
+LOG_LOSS_G = {"minimax": minimax_g, "non_saturating": non_saturating_g}
+
+
+def least_squares_d(real: Tensor, fake: Tensor, a: float, b: float) -> Tensor:
+    """½ E (D(x) - b)² + ½ E (D(G(z)) - a)²  (Mao et al. 2017, eq. 2)."""
+    return 0.5 * (real - b).square().mean() + 0.5 * (fake - a).square().mean()
+
+
+def least_squares_g(fake: Tensor, c: float) -> Tensor:
+    """½ E (D(G(z)) - c)²  (Mao et al. 2017, eq. 2)."""
+    return 0.5 * (fake - c).square().mean()
+
+
+def wasserstein_d(real: Tensor, fake: Tensor) -> Tensor:
+    """-(E f(x) - E f(G(z))): minus the estimate of the Wasserstein-1 distance  (Arjovsky et al. 2017, eq. 3)."""
+    return fake.mean() - real.mean()
+
+
+def wasserstein_g(fake: Tensor) -> Tensor:
+    """-E f(G(z))  (Arjovsky et al. 2017, alg. 1, line 10)."""
+    return -fake.mean()

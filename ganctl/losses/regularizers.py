@@ -1,0 +1,20 @@
+"""Penalties on a discriminator's gradient."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def gradient_norms(D: Callable[[Tensor], Tensor], x: Tensor, *, create_graph: bool = True) -> Tensor:
+    """‖∇ₓ D(x)‖₂ for each sample, [N]. The tiny offset keeps the root differentiable at a zero gradient."""
+    x = x.detach().requires_grad_(True)
+    logits = D(x)
+    (grad,) = torch.autograd.grad(logits.sum(), x, create_graph=create_graph)
+    return (grad.flatten(1) + 1e-16).norm(dim=1)
+
+
+def gradient_penalty(D: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    """E (‖∇ D(x̂)‖₂ - 1)², x̂ = α x + (1 - α) x̃, α ~ U[0, 1] per sample  (Gulrajani et al. 2017, eq. 3)."""
+    alpha = alpha.view(-1, *[1] * (real.ndim - 1))
+    return (gradient_norms(D, alpha * real + (1 - alpha) * fake) - 1).square().mean()

@@ -1,0 +1,174 @@
+"""DCGAN: Radford, Metz & Chintala, Unsupervised Representation Learning with Deep Convolutional GANs, 2016. arXiv:1511.06434."""  # noqa: E501
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ganctl.config import config
+from ganctl.losses.adversarial import LOG_LOSS_G, log_loss_d
+from ganctl.nn.layers import halvings, init_normal, normal_prior
+from ganctl.nn.norm import BatchNorm
+from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.spec import Image
+
+TRAIN = {"batch": 128}
+
+Layer = tuple[int, int, int, int]
+"""(output channels, kernel, stride, padding) of one (transposed) convolution."""
+
+
+@config
+class Config:
+    resolution: int = 64
+    channels: int = 3
+    z_dim: int = 100
+    """Dimension of z (fig. 1). Deviation: N(0, I) in place of U[-1, 1], as all published weights have it."""
+    ngf: int = 64
+    """Width of G's last hidden layer, doubled towards the input: 64 gives fig. 1's networks at half width."""
+    ndf: int = 64
+    g_layers: tuple[Layer, ...] | None = None
+    """G's layers where a published network departs from fig. 1; None follows the figure."""
+    g_bias: bool = False
+    """Biases in G's convolutions: they stand before a batch norm, so the figure's network needs none."""
+    batch_norm: bool = True
+    """False leaves batch norm out of G and D (WGAN's robustness figure)."""
+    loss: Literal["minimax", "non_saturating"] = "non_saturating"
+    glr: float = 2e-4
+    """Sec. 4: Adam with 0.0002 …"""
+    dlr: float = 2e-4
+    beta1: float = 0.5
+    """… and momentum 0.5."""
+
+
+def paper_layers(cfg: Config) -> tuple[Layer, ...]:
+    """Fig. 1 at any size: z → base × base, then doubled to the resolution by 4 × 4 kernels of stride 2.
+
+    Deviation: 4 × 4 kernels for the figure's 5 × 5, as in the authors' PyTorch port and all published weights.
+    """
+    n, base = halvings(cfg.resolution)
+    hidden = [(cfg.ngf * 2**i, 4, 2, 1) for i in reversed(range(n - 1))]
+    return ((cfg.ngf * 2 ** (n - 1), base, 1, 0), *hidden, (cfg.channels, 4, 2, 1))
+
+
+class Generator(nn.Module):
+    """Transposed convolutions, batch norm and ReLU; tanh at the end (sec. 3). Satisfies Sampler."""
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__()
+        self.x = Image((cfg.resolution, cfg.resolution), cfg.channels)
+        self.z_dim = cfg.z_dim
+        layers: list[nn.Module] = []
+        table, width = cfg.g_layers or paper_layers(cfg), cfg.z_dim
+        for i, (out, kernel, stride, padding) in enumerate(table):
+            last = i == len(table) - 1
+            layers.append(nn.ConvTranspose2d(width, out, kernel, stride, padding, bias=cfg.g_bias))
+            # No batch norm in the output layer (sec. 3).
+            layers += [nn.Tanh()] if last else [*([BatchNorm(out)] if cfg.batch_norm else []), nn.ReLU()]
+            width = out
+        self.main = nn.Sequential(*layers)
+        init_normal(self)
+
+    def forward(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c h w"]:
+        return self.main(z[:, :, None, None])
+
+    def prior(self, seeds: Sequence[int]) -> Float[Tensor, "n z"]:
+        return normal_prior(seeds, self.z_dim)
+
+    def sample(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c h w"]:
+        return self(z)
+
+
+class Discriminator(nn.Module):
+    """Strided convolutions, batch norm and leaky ReLU 0.2 (sec. 3). Returns logits [N]."""
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__()
+        n, base = halvings(cfg.resolution)
+        layers: list[nn.Module] = []
+        width = cfg.channels
+        for i in range(n):
+            out = cfg.ndf * 2**i
+            layers.append(nn.Conv2d(width, out, 4, 2, 1, bias=False))
+            # No batch norm in the input layer (sec. 3).
+            layers += [*([BatchNorm(out)] if cfg.batch_norm and i > 0 else []), nn.LeakyReLU(0.2)]
+            width = out
+        layers.append(nn.Conv2d(width, 1, base, 1, 0, bias=False))
+        self.main = nn.Sequential(*layers)
+        init_normal(self)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+        return self.main(x).flatten()
+
+
+@dataclass
+class Nets:
+    G: Generator
+    D: Discriminator
+
+
+def build(cfg: Config) -> Nets:
+    return Nets(Generator(cfg), Discriminator(cfg))
+
+
+def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+    """max_D E log D(x) + E log(1 - D(G(z)))  (Goodfellow et al. 2014, eq. 1).
+
+    Real and generated images pass D as batches of their own, each with its own batch statistics.
+    """
+    fake = n.G(p.normal(len(b.x), n.G.z_dim))
+    return {"D_loss": log_loss_d(n.D(b.x), n.D(fake))}
+
+
+def g_loss(n: Nets, b: Batch, p: Progress, kind: str) -> Terms:
+    """max_G E log D(G(z))  (Goodfellow et al. 2014, sec. 3), or the minimax form."""
+    return {"G_loss": LOG_LOSS_G[kind](n.D(n.G(p.normal(len(b.x), n.G.z_dim))))}
+
+
+def phases(cfg: Config) -> list[Phase]:
+    return [
+        Phase("D", ("D",), d_loss),
+        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg.loss)),
+    ]
+
+
+def optimizers(cfg: Config) -> dict[str, Optimizer]:
+    return {"G": Adam(cfg.glr, cfg.beta1), "D": Adam(cfg.dlr, cfg.beta1)}
+
+
+def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    """Two published layouts of G: PyTorch's example (`main.N`, fig. 1) and blocks `gen.K.0` (conv), `gen.K.1` (norm).
+
+    The second states no strides or paddings; known is the 28 px network of kernels 3, 4, 3, 4 and strides 2, 1, 2, 2.
+    """
+    if "main.0.weight" in state and state["main.0.weight"].ndim == 4 and "main.1.running_mean" in state:
+        convs = [v for k, v in state.items() if re.fullmatch(r"main\.\d+\.weight", k) and v.ndim == 4]
+        base = convs[0].shape[-1]
+        if any(c.shape[-1] != 4 for c in convs[1:]):
+            return None
+        cfg = {
+            "resolution": base * 2 ** (len(convs) - 1),
+            "channels": convs[-1].shape[1],
+            "z_dim": convs[0].shape[0],
+            "ngf": convs[-1].shape[0],
+        }
+        return cfg, {"G": dict(state)}
+    convs = [state.get(f"gen.{k}.0.weight") for k in range(4)]
+    if any(c is None or c.ndim != 4 for c in convs) or "gen.4.0.weight" in state:
+        return None
+    kernels = [c.shape[-1] for c in convs if c is not None]
+    if kernels != [3, 4, 3, 4]:
+        return None
+    table = [(c.shape[1], c.shape[-1], s, 0) for c, s in zip(convs, (2, 1, 2, 2), strict=True) if c is not None]
+    cfg = {"resolution": 28, "channels": table[-1][0], "z_dim": convs[0].shape[0], "g_layers": table, "g_bias": True}  # type: ignore[union-attr]
+    renamed = {_plain_name(k): v for k, v in state.items()}
+    return cfg, {"G": renamed}
+
+
+def _plain_name(key: str) -> str:
+    """gen.K.J.x → main.(3K + J).x: three modules a block."""
+    _, block, layer, rest = key.split(".", 3)
+    return f"main.{3 * int(block) + int(layer)}.{rest}"

@@ -1,0 +1,118 @@
+"""GAN: Goodfellow et al., Generative Adversarial Nets, 2014. arXiv:1406.2661."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ganctl.config import config
+from ganctl.losses.adversarial import LOG_LOSS_G, log_loss_d
+from ganctl.nn.layers import mlp, normal_prior, pixels
+from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.spec import Image
+
+TRAIN = {"batch": 100}
+
+
+@config
+class Config:
+    resolution: int = 28
+    channels: int = 1
+    z_dim: int = 100
+    """Deviation: N(0, I) in place of the paper's uniform noise, as every later GAN has it."""
+    g_hidden: tuple[int, ...] = (1200, 1200)
+    """Rectifier layers of G (sec. 5)."""
+    d_hidden: tuple[int, ...] = (512, 256)
+    """Deviation: leaky ReLU 0.2 in place of maxout and dropout (sec. 5)."""
+    loss: Literal["minimax", "non_saturating"] = "non_saturating"
+    """Sec. 3: "rather than training G to minimize log(1 - D(G(z))) we can train G to maximize log D(G(z))"."""
+    k: int = 1
+    """Discriminator steps for each generator step (alg. 1)."""
+    glr: float = 2e-4
+    """Deviation: Adam in place of momentum SGD."""
+    dlr: float = 2e-4
+    beta1: float = 0.5
+
+
+class Generator(nn.Module):
+    """A multilayer perceptron from noise to pixels, tanh at the end. Satisfies Sampler."""
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__()
+        self.x = Image((cfg.resolution, cfg.resolution), cfg.channels)
+        self.z_dim = cfg.z_dim
+        sizes = [cfg.z_dim, *cfg.g_hidden, pixels(cfg.channels, cfg.resolution)]
+        self.main = nn.Sequential(*mlp(sizes, nn.ReLU()), nn.Tanh())
+
+    def forward(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c h w"]:
+        assert self.x.size
+        return self.main(z).unflatten(1, (self.x.channels, *self.x.size))
+
+    def prior(self, seeds: Sequence[int]) -> Float[Tensor, "n z"]:
+        return normal_prior(seeds, self.z_dim)
+
+    def sample(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c h w"]:
+        return self(z)
+
+
+class Discriminator(nn.Module):
+    """A multilayer perceptron from pixels to one logit."""
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__()
+        sizes = [pixels(cfg.channels, cfg.resolution), *cfg.d_hidden, 1]
+        self.main = nn.Sequential(*mlp(sizes, nn.LeakyReLU(0.2)))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+        return self.main(x.flatten(1)).squeeze(1)
+
+
+@dataclass
+class Nets:
+    G: Generator
+    D: Discriminator
+
+
+def build(cfg: Config) -> Nets:
+    return Nets(Generator(cfg), Discriminator(cfg))
+
+
+def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+    """max_D E log D(x) + E log(1 - D(G(z)))  (eq. 1)."""
+    fake = n.G(p.normal(len(b.x), n.G.z_dim))
+    return {"D_loss": log_loss_d(n.D(b.x), n.D(fake))}
+
+
+def g_loss(n: Nets, b: Batch, p: Progress, kind: str) -> Terms:
+    """min_G E log(1 - D(G(z))), or max_G E log D(G(z))  (eq. 1 and sec. 3)."""
+    return {"G_loss": LOG_LOSS_G[kind](n.D(n.G(p.normal(len(b.x), n.G.z_dim))))}
+
+
+def phases(cfg: Config) -> list[Phase]:
+    """Alg. 1: k steps of D, one of G."""
+    return [
+        Phase("D", ("D",), d_loss, repeat=cfg.k),
+        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg.loss)),
+    ]
+
+
+def optimizers(cfg: Config) -> dict[str, Optimizer]:
+    return {"G": Adam(cfg.glr, cfg.beta1), "D": Adam(cfg.dlr, cfg.beta1)}
+
+
+def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    """Perceptrons saved as a bare Sequential of three linear layers and ReLUs (keys 0, 2, 4), square grey images."""
+    if set(state) != {f"{i}.{p}" for i in (0, 2, 4) for p in ("weight", "bias")}:
+        return None
+    side = round(state["4.bias"].numel() ** 0.5)
+    if side * side != state["4.bias"].numel() or side < 8:
+        return None
+    cfg = {
+        "resolution": side,
+        "channels": 1,
+        "z_dim": state["0.weight"].shape[1],
+        "g_hidden": [len(state["0.bias"]), len(state["2.bias"])],
+    }
+    return cfg, {"G": {f"main.{k}": v for k, v in state.items()}}

@@ -1,0 +1,61 @@
+"""LSGAN: Mao et al., Least Squares Generative Adversarial Networks, 2017. arXiv:1611.04076."""
+
+from ganctl.config import config
+from ganctl.losses.adversarial import least_squares_d, least_squares_g
+from ganctl.models import dcgan
+from ganctl.models.dcgan import Nets
+from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+
+TRAIN = {"batch": 64}
+
+
+@config
+class Config:
+    """Deviation: DCGAN's networks, which the paper's D is; its G adds two layers of stride 1 at 112 px (fig. 2)."""
+
+    resolution: int = 64
+    channels: int = 3
+    z_dim: int = 1024
+    """Fig. 2."""
+    ngf: int = 64
+    ndf: int = 64
+    a: float = 0.0
+    """Target of D for generated images (eq. 9: a = 0, b = c = 1) …"""
+    b: float = 1.0
+    """… for real ones …"""
+    c: float = 1.0
+    """… and what G wants D to say. Eq. 8's a = -1, b = 1, c = 0 minimises the Pearson χ² divergence."""
+    glr: float = 1e-3
+    """Sec. 4.1: 0.001 on LSUN."""
+    dlr: float = 1e-3
+    beta1: float = 0.5
+
+
+def networks(cfg: Config) -> dcgan.Config:
+    return dcgan.Config(resolution=cfg.resolution, channels=cfg.channels, z_dim=cfg.z_dim, ngf=cfg.ngf, ndf=cfg.ndf)
+
+
+def build(cfg: Config) -> Nets:
+    return dcgan.build(networks(cfg))
+
+
+def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
+    """min_D ½ E (D(x) - b)² + ½ E (D(G(z)) - a)²  (eq. 2)."""
+    fake = n.G(p.normal(len(b.x), n.G.z_dim))
+    return {"D_loss": least_squares_d(n.D(b.x), n.D(fake), cfg.a, cfg.b)}
+
+
+def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
+    """min_G ½ E (D(G(z)) - c)²  (eq. 2)."""
+    return {"G_loss": least_squares_g(n.D(n.G(p.normal(len(b.x), n.G.z_dim))), cfg.c)}
+
+
+def phases(cfg: Config) -> list[Phase]:
+    return [
+        Phase("D", ("D",), lambda n, b, p: d_loss(n, b, p, cfg)),
+        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg)),
+    ]
+
+
+def optimizers(cfg: Config) -> dict[str, Optimizer]:
+    return {"G": Adam(cfg.glr, cfg.beta1), "D": Adam(cfg.dlr, cfg.beta1)}

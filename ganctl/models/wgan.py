@@ -1,0 +1,75 @@
+"""WGAN: Arjovsky, Chintala & Bottou, Wasserstein GAN, 2017. arXiv:1701.07875."""
+
+import torch
+
+from ganctl.config import config
+from ganctl.losses.adversarial import wasserstein_d, wasserstein_g
+from ganctl.models import dcgan
+from ganctl.models.dcgan import Nets
+from ganctl.phase import Batch, Optimizer, Phase, Progress, RMSprop, Terms
+
+TRAIN = {"batch": 64}
+
+
+@config
+class Config:
+    """The networks are DCGAN's (sec. 4.2); D is the critic f."""
+
+    resolution: int = 64
+    channels: int = 3
+    z_dim: int = 100
+    ngf: int = 64
+    ndf: int = 64
+    batch_norm: bool = True
+    """False: the robustness experiment of fig. 6, where DCGAN fails and WGAN still learns."""
+    clip: float = 0.01
+    """c: the box [-c, c] that holds the critic's weights (alg. 1)."""
+    n_critic: int = 5
+    """Critic steps for each generator step (alg. 1)."""
+    glr: float = 5e-5
+    """α (alg. 1), RMSProp: momentum makes the critic unstable (sec. 4.3)."""
+    dlr: float = 5e-5
+
+
+def networks(cfg: Config) -> dcgan.Config:
+    return dcgan.Config(
+        resolution=cfg.resolution,
+        channels=cfg.channels,
+        z_dim=cfg.z_dim,
+        ngf=cfg.ngf,
+        ndf=cfg.ndf,
+        batch_norm=cfg.batch_norm,
+    )
+
+
+def build(cfg: Config) -> Nets:
+    return dcgan.build(networks(cfg))
+
+
+def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+    """max_f E f(x) - E f(g(z))  (eq. 3); minus this term is the estimate of the Wasserstein distance."""
+    fake = n.G(p.normal(len(b.x), n.G.z_dim))
+    return {"D_loss": wasserstein_d(n.D(b.x), n.D(fake))}
+
+
+def g_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+    """min_g -E f(g(z))  (alg. 1, line 10)."""
+    return {"G_loss": wasserstein_g(n.D(n.G(p.normal(len(b.x), n.G.z_dim))))}
+
+
+@torch.no_grad()
+def clip_weights(n: Nets, c: float) -> None:
+    """w ← clip(w, -c, c)  (alg. 1, line 7)."""
+    for w in n.D.parameters():
+        w.clamp_(-c, c)
+
+
+def phases(cfg: Config) -> list[Phase]:
+    return [
+        Phase("D", ("D",), d_loss, repeat=cfg.n_critic, after=lambda n: clip_weights(n, cfg.clip)),
+        Phase("G", ("G",), g_loss),
+    ]
+
+
+def optimizers(cfg: Config) -> dict[str, Optimizer]:
+    return {"G": RMSprop(cfg.glr), "D": RMSprop(cfg.dlr)}

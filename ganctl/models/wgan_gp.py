@@ -1,0 +1,141 @@
+"""WGAN-GP: Gulrajani et al., Improved Training of Wasserstein GANs, 2017. arXiv:1704.00028."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ganctl.config import config
+from ganctl.losses.adversarial import wasserstein_d, wasserstein_g
+from ganctl.losses.regularizers import gradient_penalty
+from ganctl.nn.layers import halvings, normal_prior
+from ganctl.nn.norm import BatchNorm
+from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.spec import Image
+
+TRAIN = {"batch": 64}
+
+
+@config
+class Config:
+    """The residual networks of appendix F (CIFAR-10), one doubling more or less for other sizes."""
+
+    resolution: int = 32
+    channels: int = 3
+    z_dim: int = 128
+    width: int = 128
+    """Feature maps of every block, G and critic (appendix F)."""
+    batch_norm: bool = True
+    """In G only: the penalty speaks of single samples, so the critic has none (sec. 4, "No critic batch norm")."""
+    gp_weight: float = 10.0
+    """λ (alg. 1)."""
+    n_critic: int = 5
+    """Alg. 1."""
+    glr: float = 2e-4
+    """Appendix F. Deviation: constant, not decayed to 0 over 100,000 steps."""
+    dlr: float = 2e-4
+    beta1: float = 0.0
+    beta2: float = 0.9
+    """Adam's moments (alg. 1)."""
+
+
+class Block(nn.Module):
+    """Pre-activation residual block of two 3 × 3 convolutions (appendix F).
+
+    `scale` 2: nearest-neighbour upsampling before the first; ½: mean pooling after the second; 1: neither.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, scale: float, norm: bool) -> None:
+        super().__init__()
+        self.scale = scale
+        self.norm1 = BatchNorm(inputs) if norm else nn.Identity()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2 = BatchNorm(outputs) if norm else nn.Identity()
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if scale != 1 or inputs != outputs else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k h2 w2"]:
+        y = F.relu(self.norm1(x))
+        if self.scale == 2:
+            x, y = F.interpolate(x, scale_factor=2.0), F.interpolate(y, scale_factor=2.0)
+        y = self.conv2(F.relu(self.norm2(self.conv1(y))))
+        if self.scale == 0.5:
+            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+        return self.shortcut(x) + y
+
+
+class Generator(nn.Module):
+    """Linear to base × base, one upsampling block for each doubling, norm, ReLU, 3 × 3, tanh. Satisfies Sampler."""
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__()
+        n, self.base = halvings(cfg.resolution)
+        self.x = Image((cfg.resolution, cfg.resolution), cfg.channels)
+        self.z_dim = cfg.z_dim
+        self.linear = nn.Linear(cfg.z_dim, cfg.width * self.base**2)
+        self.blocks = nn.Sequential(*[Block(cfg.width, cfg.width, scale=2, norm=cfg.batch_norm) for _ in range(n)])
+        self.norm = BatchNorm(cfg.width) if cfg.batch_norm else nn.Identity()
+        self.out = nn.Conv2d(cfg.width, cfg.channels, 3, padding=1)
+
+    def forward(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c h w"]:
+        y = self.linear(z).unflatten(1, (-1, self.base, self.base))
+        return self.out(F.relu(self.norm(self.blocks(y)))).tanh()
+
+    def prior(self, seeds: Sequence[int]) -> Float[Tensor, "n z"]:
+        return normal_prior(seeds, self.z_dim)
+
+    def sample(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c h w"]:
+        return self(z)
+
+
+class Discriminator(nn.Module):
+    """The critic: two downsampling blocks, two more, ReLU, mean over pixels, linear (appendix F). Returns f(x) [N]."""
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__()
+        w = cfg.width
+        self.blocks = nn.Sequential(
+            Block(cfg.channels, w, scale=0.5, norm=False),
+            Block(w, w, scale=0.5, norm=False),
+            Block(w, w, scale=1, norm=False),
+            Block(w, w, scale=1, norm=False),
+        )
+        self.linear = nn.Linear(w, 1)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+        return self.linear(F.relu(self.blocks(x)).mean((2, 3))).squeeze(1)
+
+
+@dataclass
+class Nets:
+    G: Generator
+    D: Discriminator
+
+
+def build(cfg: Config) -> Nets:
+    return Nets(Generator(cfg), Discriminator(cfg))
+
+
+def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
+    """E D(x̃) - E D(x) + λ E (‖∇ D(x̂)‖₂ - 1)²  (eq. 3); minus the first term estimates the Wasserstein distance."""
+    fake = n.G(p.normal(len(b.x), n.G.z_dim))
+    penalty = gradient_penalty(n.D, b.x, fake, p.uniform(len(b.x)))
+    return {"D_loss": wasserstein_d(n.D(b.x), n.D(fake)), "D_gp": cfg.gp_weight * penalty}
+
+
+def g_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+    """-E D(G(z))  (alg. 1, line 12)."""
+    return {"G_loss": wasserstein_g(n.D(n.G(p.normal(len(b.x), n.G.z_dim))))}
+
+
+def phases(cfg: Config) -> list[Phase]:
+    return [
+        Phase("D", ("D",), lambda n, b, p: d_loss(n, b, p, cfg), repeat=cfg.n_critic),
+        Phase("G", ("G",), g_loss),
+    ]
+
+
+def optimizers(cfg: Config) -> dict[str, Optimizer]:
+    return {"G": Adam(cfg.glr, cfg.beta1, cfg.beta2), "D": Adam(cfg.dlr, cfg.beta1, cfg.beta2)}

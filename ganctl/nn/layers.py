@@ -1,0 +1,75 @@
+"""Small pieces the networks share: priors, sizes, initialisation, dropout with a generator of one's own."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ganctl.errors import UsageError
+
+
+def normal_prior(seeds: Sequence[int], *shape: int) -> Tensor:
+    """z ~ N(0, I), [len(seeds), *shape], float32 on the CPU: row i depends on seeds[i] alone."""
+    return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+
+def halvings(resolution: int) -> tuple[int, int]:
+    """How often a side can be halved down to DCGAN's 4 px (or an odd number of 3 to 7), and the side that is left.
+
+    64 → (4, 4), 32 → (3, 4), 28 → (2, 7). Raises UsageError for sides that end elsewhere.
+    """
+    side, n = resolution, 0
+    while side > 4 and side % 2 == 0:
+        side, n = side // 2, n + 1
+    if not 3 <= side <= 7 or n == 0:
+        raise UsageError(
+            f"cannot build a network for {resolution} px",
+            "the side must be 3 to 7 doubled one or more times, such as 28, 32, 48, 64, 96 or 128",
+            "choose another --resolution",
+        )
+    return n, side
+
+
+def init_normal(net: nn.Module, std: float = 0.02) -> None:
+    """Weights of every (transposed) convolution and linear layer from N(0, std²), biases 0 (DCGAN, sec. 4).
+
+    Affine scales of batch norms are drawn around 1.
+    """
+    for m in net.modules():
+        weight = getattr(m, "weight", None)
+        if not isinstance(weight, Tensor):
+            continue
+        nn.init.normal_(weight, 0.0 if weight.ndim > 1 else 1.0, std)
+        if isinstance(getattr(m, "bias", None), Tensor):
+            nn.init.zeros_(m.bias)  # type: ignore[arg-type]
+
+
+Uniform = Callable[..., Tensor]
+"""uniform(n, *shape) → U[0, 1) [n, *shape]: `Progress.uniform` in training, `uniform_from(seed)` elsewhere."""
+
+
+def uniform_from(seed: int) -> Uniform:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.rand(*shape, generator=generator)
+
+
+def dropout(x: Tensor, p: float, uniform: Uniform) -> Tensor:
+    """Zeroes each value with probability p and scales the rest by 1 / (1 - p).
+
+    Draws from `uniform` on the CPU, so that a seed repeats a picture on any device (torch's own dropout cannot).
+    """
+    keep = uniform(*x.shape) >= p
+    return x * keep.to(x.device, x.dtype) / (1 - p)
+
+
+def mlp(sizes: Sequence[int], activation: nn.Module) -> list[nn.Module]:
+    """Linear layers between consecutive sizes, the activation after each but the last."""
+    layers: list[nn.Module] = []
+    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        layers += [nn.Linear(a, b)] + ([activation] if i < len(sizes) - 2 else [])
+    return layers
+
+
+def pixels(channels: int, resolution: int) -> int:
+    return math.prod((channels, resolution, resolution))

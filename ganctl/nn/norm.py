@@ -1,0 +1,69 @@
+"""Batch normalisation whose statistics cover the whole batch, however many ranks hold it."""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BatchNorm(nn.Module):
+    """Ioffe & Szegedy 2015, alg. 1, over every axis but 1. Parameters and buffers carry PyTorch's names.
+
+    Training mode uses this batch's statistics over all ranks, so two ranks equal one process of twice the batch.
+    Evaluation mode uses the stored ones, unless `batch_statistics` is set (pix2pix's test time), which updates nothing.
+    """
+
+    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps, self.momentum, self.batch_statistics = eps, momentum, False
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = self.get_buffer("running_mean"), self.get_buffer("running_var")
+        if self.training:
+            self.get_buffer("num_batches_tracked").add_(1)
+            if dist.is_initialized() and dist.get_world_size() > 1:
+                return self._over_ranks(x)
+        elif self.batch_statistics:
+            return F.batch_norm(x, None, None, self.weight, self.bias, True, self.momentum, self.eps)
+        return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
+
+    def _over_ranks(self, x: Tensor) -> Tensor:
+        axes = [0, *range(2, x.ndim)]
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        n = x.numel() // x.shape[1] * dist.get_world_size()
+        mean = AllReduce.apply(x.sum(axes)) / n
+        centred = x - mean.view(shape)
+        var = AllReduce.apply(centred.square().sum(axes)) / n
+        with torch.no_grad():
+            self.get_buffer("running_mean").lerp_(mean, self.momentum)
+            self.get_buffer("running_var").lerp_(var * n / (n - 1), self.momentum)
+        return centred * (var + self.eps).rsqrt().view(shape) * self.weight.view(shape) + self.bias.view(shape)
+
+
+class AllReduce(torch.autograd.Function):
+    """The sum over ranks, differentiable any number of times: its gradient is again the sum over ranks."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[override]
+        y = x.clone()
+        dist.all_reduce(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return AllReduce.apply(grad)  # type: ignore[return-value]
+
+
+def instance_norm(channels: int) -> nn.Module:
+    """Ulyanov et al. 2016, without affine parameters: nothing to store, statistics always come from the image."""
+    return nn.InstanceNorm2d(channels)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": BatchNorm, "instance": instance_norm}
