@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,46 @@ def write_error(path: Path, e: OSError) -> GanctlError:
     if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR):
         return UsageError(f"cannot write {quoted(path)}", e.strerror or str(e), "choose another place with -o")
     return GanctlError(f"cannot write {quoted(path)}", e.strerror or str(e))
+
+
+def read_regular(path: Path, *, limit: int, whole: bool = True) -> bytes:
+    """The bytes of a regular file (never a pipe, socket or device), at most `limit` of them.
+
+    With `whole`, a longer file is refused; without, its first `limit` bytes are given. Raises UsageError.
+    """
+    where = f"cannot read {quoted(path)}"
+    try:
+        # Without O_NONBLOCK a pipe would be waited for before it could be refused.
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            os.close(fd)
+            raise UsageError(where, "it is a folder" if stat.S_ISDIR(info.st_mode) else "it is not a regular file")
+        with os.fdopen(fd, "rb") as f:
+            if whole and info.st_size > limit:
+                raise UsageError(where, f"it has {info.st_size} bytes, more than the limit of {limit}")
+            data = f.read(limit + 1 if whole else limit)
+    except (OSError, ValueError) as e:
+        raise UsageError(where, _reason(e)) from e
+    if whole and len(data) > limit:
+        raise UsageError(where, f"it has more than the limit of {limit} bytes")
+    return data
+
+
+def _reason(e: Exception) -> str:
+    if isinstance(e, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(e, OSError) and e.errno == errno.ENXIO:  # a socket
+        return "it is not a regular file"
+    return getattr(e, "strerror", None) or str(e)
+
+
+def cache_root() -> Path:
+    """Where derived data lives: `$GANCTL_CACHE`, by default `$XDG_CACHE_HOME/ganctl`."""
+    given = os.environ.get("GANCTL_CACHE")
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "ganctl"
 
 
 def sha256(path: Path) -> str:

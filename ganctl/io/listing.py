@@ -1,0 +1,284 @@
+"""The one lister of images: a folder, a zip or tar, or a single file; and the inputs of a command."""
+
+import glob
+import io
+import os
+import stat
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ganctl.errors import UsageError, quoted
+from ganctl.io.archives import BadArchive, Member, kind_of, read_contents, read_member
+from ganctl.io.files import read_regular
+from ganctl.io.images import BadImage
+from ganctl.io.limits import MAX_FILES, MAX_FOLDER_DEPTH, MAX_IMAGE_BYTES, MAX_LIST_BYTES
+
+EXTENSIONS = frozenset(f".{e}" for e in "png jpg jpeg jpe jfif webp gif bmp tif tiff ppm pgm pbm pnm".split())  # noqa: SIM905
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """An image that can be read: a file, an archive's member, or standard input."""
+
+    name: str
+    """Relative POSIX path below the folder or archive; the file name of a single file; '-' for standard input."""
+    size: int
+    mtime: float
+    source: Path | Member | None
+    """None is standard input."""
+
+    @property
+    def label(self) -> str:
+        """The name for messages: with its folder, or `faces.zip:a/b.png`."""
+        if isinstance(self.source, Member):
+            return f"{self.source.archive}:{self.name}"
+        return "standard input" if self.source is None else str(self.source)
+
+    @property
+    def path(self) -> Path | None:
+        """The file itself, where there is one."""
+        return self.source if isinstance(self.source, Path) else None
+
+    def read(self) -> bytes:
+        """The file's bytes. Raises BadImage (not regular, too large, gone, damaged archive)."""
+        try:
+            if isinstance(self.source, Member):
+                return read_member(self.source)
+            if isinstance(self.source, Path):
+                return read_regular(self.source, limit=MAX_IMAGE_BYTES)
+        except UsageError as e:
+            raise BadImage(f"cannot read image {quoted(self.label)}", e.why, e.hint) from e
+        data = sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1)
+        if len(data) > MAX_IMAGE_BYTES:
+            raise BadImage("cannot read image '-'", f"standard input has more than {MAX_IMAGE_BYTES} bytes")
+        return data
+
+    def open(self) -> IO[bytes]:
+        """A stream of the same bytes."""
+        return io.BytesIO(self.read())
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds: images in name order, and every image-like name left out, with the reason."""
+
+    images: tuple[ImageRef, ...]
+    skipped: tuple[tuple[str, str], ...]
+    others: tuple[tuple[str, int], ...]
+    """Extensions of the files that are no images, with their number, most frequent first."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a command: where the user named it, and what to read."""
+
+    given: str
+    ref: ImageRef
+
+
+def scan(source: str | Path, *, recursive: bool = True) -> Listing:
+    """Lists a folder, zip, tar or single file. Raises UsageError (no such path, damaged archive)."""
+    path = Path(source)
+    try:
+        info = path.stat()
+    except (OSError, ValueError) as e:
+        raise UsageError(f"cannot read {quoted(source)}", _missing(path, e)) from e
+    if stat.S_ISDIR(info.st_mode):
+        return _scan_folder(path, recursive)
+    if not stat.S_ISREG(info.st_mode):
+        raise UsageError(f"cannot read {quoted(source)}", "it is neither a folder nor a regular file")
+    if kind_of(path):
+        return _scan_archive(path, recursive)
+    return Listing((ImageRef(path.name, info.st_size, info.st_mtime, path),), (), ())
+
+
+def find_images(source: str | Path, *, recursive: bool = True) -> list[ImageRef]:
+    """The images of a folder, zip, tar or single file, sorted by name, none twice, whatever the case of the extension.
+
+    Hidden files are left out; folders and archives may hold other files. Raises UsageError when there is no image,
+    naming the extensions that were found.
+    """
+    found = scan(source, recursive=recursive)
+    if not found.images:
+        raise no_images(source, found)
+    return list(found.images)
+
+
+def no_images(source: str | Path, found: Listing) -> UsageError:
+    """The error for a source without a single image, naming what is there instead."""
+    parts = [f"it holds {', '.join(f'{n} {e}' for e, n in found.others[:5])}"] if found.others else []
+    if found.skipped:
+        name, why = found.skipped[0]
+        parts.append(f"{len(found.skipped)} skipped, the first {quoted(name)}: {why}")
+    return UsageError(
+        f"no images in {quoted(source)}",
+        "; ".join(parts) or "it is empty",
+        f"images end in {', '.join(sorted(EXTENSIONS))}",
+    )
+
+
+def expand_inputs(inputs: Sequence[str], from_file: str | None = None, recursive: bool = True) -> list[Input]:
+    """Files, folders, archives, globs and '-' as single images, in the order given, none twice.
+
+    `from_file` is a list with one path per line (or separated by NUL, as `find -print0` writes it); '-' is standard
+    input. Raises UsageError naming every path that is not there, up to five.
+    """
+    named = [*inputs, *(_read_list(from_file) if from_file else [])]
+    if not named:
+        raise UsageError("no input", "neither a path nor --from-file names one", "pass files, folders or '-'")
+    if named.count("-") > 1 or ("-" in named and from_file == "-"):
+        raise UsageError("cannot read standard input twice", "'-' is named more than once")
+    found: list[Input] = []
+    missing: list[str] = []
+    seen: set[object] = set()
+    for given in named:
+        if given == "-":
+            found.append(Input("-", ImageRef("-", 0, 0.0, None)))
+            continue
+        paths = _matches(given)
+        if not paths:
+            missing.append(given)
+        for path in paths:
+            # What was named itself may have any extension; what is found in a folder must look like an image.
+            refs = find_images(path, recursive=recursive)
+            for ref in refs:
+                key = _identity(ref)
+                if key not in seen:
+                    seen.add(key)
+                    found.append(Input(given, ref))
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        listed = ", ".join(map(quoted, missing[:5])) + more
+        raise UsageError(f"no such path: {listed}", "nothing there has that name or matches that pattern")
+    return found
+
+
+def _scan_folder(root: Path, recursive: bool) -> Listing:
+    images: list[ImageRef] = []
+    skipped: list[tuple[str, str]] = []
+    others: Counter[str] = Counter()
+    for entry, name in _walk(root, recursive, skipped):
+        if Path(name).suffix.lower() not in EXTENSIONS:
+            others[Path(name).suffix.lower() or "(no extension)"] += 1
+            continue
+        try:
+            info = entry.stat()
+        except OSError as e:
+            skipped.append((name, "it is a broken link" if entry.is_symlink() else e.strerror or str(e)))
+            continue
+        if entry.name.startswith("."):
+            skipped.append((name, "it is hidden"))
+        elif not stat.S_ISREG(info.st_mode):
+            skipped.append((name, "it is not a regular file"))
+        else:
+            images.append(ImageRef(name, info.st_size, info.st_mtime, Path(entry.path)))
+        if len(images) > MAX_FILES:
+            raise UsageError(f"cannot list {quoted(root)}", f"it holds more than {MAX_FILES} images")
+    # A real file goes before a link to it, so the link is the one left out.
+    images.sort(key=lambda r: (r.path.is_symlink() if r.path else False, r.name))
+    seen: dict[object, str] = {}
+    kept = []
+    for ref in images:
+        first = seen.setdefault(_identity(ref), ref.name)
+        if first == ref.name:
+            kept.append(ref)
+        else:
+            skipped.append((ref.name, f"it is a link to {first}"))
+    return Listing(tuple(sorted(kept, key=lambda r: r.name)), tuple(sorted(skipped)), tuple(others.most_common()))
+
+
+def _walk(root: Path, recursive: bool, skipped: list[tuple[str, str]]) -> Iterator[tuple[os.DirEntry, str]]:
+    """Every non-folder below `root` with its relative name. Each folder is entered once, however links lead to it."""
+    stack = [(str(root), "", 0)]
+    entered: set[str] = set()
+    while stack:
+        folder, prefix, depth = stack.pop()
+        real = os.path.realpath(folder)
+        if real in entered:
+            skipped.append((prefix.rstrip("/"), "a link to a folder that is listed already"))
+            continue
+        entered.add(real)
+        try:
+            with os.scandir(folder) as entries:
+                children = sorted(entries, key=lambda e: e.name)
+        except OSError as e:
+            if not prefix:
+                raise UsageError(f"cannot read {quoted(root)}", e.strerror or str(e)) from e
+            skipped.append((prefix.rstrip("/"), e.strerror or str(e)))
+            continue
+        deeper = []
+        for entry in children:
+            name = prefix + entry.name
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link that leads to itself
+                is_folder = False
+            if not is_folder:
+                yield entry, name
+            elif not recursive or entry.name.startswith(".") or entry.name == "__MACOSX":
+                if recursive:
+                    skipped.append((name, "a hidden folder"))
+            elif depth >= MAX_FOLDER_DEPTH:
+                skipped.append((name, f"deeper than {MAX_FOLDER_DEPTH} folders"))
+            else:
+                # Real folders first: a link to one of them is then the one left out.
+                deeper.append((entry.is_symlink(), entry.path, name))
+        stack = [*((p, n + "/", depth + 1) for link, p, n in reversed(deeper) if link), *stack]
+        stack += [(p, n + "/", depth + 1) for link, p, n in reversed(deeper) if not link]
+
+
+def _scan_archive(path: Path, recursive: bool) -> Listing:
+    contents = read_contents(path)
+    images, others = [], Counter[str]()
+    skipped = [(n, w) for n, w in contents.skipped if Path(n).suffix.lower() in EXTENSIONS]
+    for m in contents.members:
+        parts = m.name.split("/")
+        suffix = Path(m.name).suffix.lower()
+        if suffix not in EXTENSIONS:
+            others[suffix or "(no extension)"] += 1
+        elif any(p.startswith(".") or p == "__MACOSX" for p in parts):
+            skipped.append((m.name, "it is hidden"))
+        elif recursive or len(parts) == 1:
+            images.append(ImageRef(m.name, m.size, m.mtime, m))
+    images.sort(key=lambda r: r.name)
+    return Listing(tuple(images), tuple(sorted(skipped)), tuple(others.most_common()))
+
+
+def _identity(ref: ImageRef) -> object:
+    if isinstance(ref.source, Member):
+        return os.path.realpath(ref.source.archive), ref.name
+    return os.path.realpath(ref.source) if ref.source else "-"
+
+
+def _matches(given: str) -> list[str]:
+    if os.path.lexists(given) or not glob.has_magic(given):
+        return [given] if os.path.lexists(given) else []
+    hits = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 (absolute patterns too)
+    # A folder that a pattern matches beside files is taken only when nothing else matched.
+    files = [h for h in hits if not os.path.isdir(h)]  # noqa: PTH112 (text in, text out)
+    return files or hits
+
+
+def _read_list(source: str) -> list[str]:
+    if source == "-":
+        data = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
+        if len(data) > MAX_LIST_BYTES:
+            raise UsageError("cannot use --from-file '-'", f"the list has more than {MAX_LIST_BYTES} bytes")
+    else:
+        data = read_regular(Path(source), limit=MAX_LIST_BYTES)
+    lines = data.split(b"\0") if b"\0" in data else data.split(b"\n")
+    names = [os.fsdecode(line.rstrip(b"\r\n")) for line in lines]
+    return [n for n in names if n.strip()]
+
+
+def _missing(path: Path, e: Exception) -> str:
+    if path.is_symlink():
+        return "it is a broken link"
+    return "there is no such path" if isinstance(e, FileNotFoundError) else getattr(e, "strerror", None) or str(e)
+
+
+__all__ = ["BadArchive", "ImageRef", "Input", "Listing", "expand_inputs", "find_images", "no_images", "scan"]
