@@ -67,11 +67,12 @@ class Located:
     lines: dict[tuple[str | int, ...], int]
 
 
-def read_yaml(source: Path | str, *, where: str) -> Located:
+def read_yaml(source: Path | str, *, where: str, faults: list[str] | None = None) -> Located:
     """Reads YAML as data: a Path is a file, a str is the text itself.
 
     Strict: no tags, aliases or duplicate keys, keys are text, at most 4 MiB and 32 levels, one document. `where` names
-    the source in messages. Raises UsageError listing every duplicate key with its line.
+    the source in messages. Raises UsageError listing every duplicate key with its line; a caller that checks a schema
+    too gives a list for `faults` and gets them there, to report everything in one go.
     """
     import yaml
 
@@ -100,10 +101,10 @@ def read_yaml(source: Path | str, *, where: str) -> Located:
     except (RecursionError, ValueError) as e:
         raise UsageError(f"cannot use {where}", "it is nested too deeply or not YAML") from e
     lines: dict[tuple[str | int, ...], int] = {}
-    faults: list[str] = []
-    value = _plain_node(node, (), lines, faults, yaml.SafeLoader("").construct_object) if node else None
-    if faults:
-        raise UsageError(f"cannot use {where}", "; ".join(faults))
+    found: list[str] = [] if faults is None else faults
+    value = _plain_node(node, (), lines, found, yaml.SafeLoader("").construct_object) if node else None
+    if found and faults is None:
+        raise UsageError(f"cannot use {where}", "; ".join(found))
     return Located(value, lines)
 
 
