@@ -1,0 +1,166 @@
+"""`ganctl completion SHELL`: the script a shell loads, and the answers it asks for."""
+
+import os
+import sys
+from typing import Annotated, Any, Literal
+
+import typer
+
+SCRIPTS = {
+    "bash": """\
+_ganctl_complete() {
+    local IFS=$'\\n' line
+    COMPREPLY=()
+    while IFS= read -r line; do
+        if [[ $line == '<files>' ]]; then
+            compopt -o default 2>/dev/null
+        else
+            COMPREPLY+=("${line%%$'\\t'*}")
+        fi
+    done < <(_GANCTL_COMPLETE=bash "${COMP_WORDS[0]}" "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+}
+complete -F _ganctl_complete ganctl
+""",
+    "zsh": """\
+#compdef ganctl
+_ganctl() {
+    local line
+    local -a found
+    while IFS= read -r line; do
+        if [[ $line == '<files>' ]]; then
+            _files
+        else
+            found+=("${${line%%$'\\t'*}//:/\\\\:}:${line#*$'\\t'}")
+        fi
+    done < <(_GANCTL_COMPLETE=zsh "${words[1]}" "${(@)words[2,CURRENT]}" 2>/dev/null)
+    (( ${#found} )) && _describe 'ganctl' found
+}
+if [[ ${funcstack[1]} == _ganctl ]]; then _ganctl "$@"; else compdef _ganctl ganctl; fi
+""",
+    "fish": """\
+function __ganctl_complete
+    set -l words (commandline -opc) (commandline -ct)
+    for line in (env _GANCTL_COMPLETE=fish $words[1] $words[2..-1] 2>/dev/null)
+        if test "$line" = '<files>'
+            __fish_complete_path (commandline -ct)
+        else
+            echo $line
+        end
+    end
+end
+complete -c ganctl -f -a '(__ganctl_complete)'
+""",
+}
+
+# Arguments that name a model, and the verb's task in the zoo.
+TASKS = {"sample": "sample", "interpolate": "sample", "invert": "sample", "translate": "translate"}
+
+
+def completion(shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(help="Which shell.")]) -> None:
+    """Print a script that completes commands, options and model names.
+
+    bash: eval "$(ganctl completion bash)" in ~/.bashrc. zsh: ganctl completion zsh > a file _ganctl in your fpath.
+    fish: ganctl completion fish > ~/.config/fish/completions/ganctl.fish
+    """
+    sys.stdout.write(SCRIPTS[shell])
+
+
+def answer(shell: str, words: list[str]) -> int:
+    """Prints what may stand at the last of `words`: a value and its help, tab-separated, one per line.
+
+    `<files>` asks the shell for its own file names.
+    """
+    from ganctl.cli.app import build
+
+    command: Any = build()
+    path = []
+    *before, current = words or [""]
+    skip = False
+    arguments = 0
+    for word in before:
+        if skip:
+            skip = False
+        elif word.startswith("-"):
+            option = _option(command, word)
+            skip = option is not None and not getattr(option, "is_flag", False) and "=" not in word
+        elif hasattr(command, "commands") and word in command.commands:
+            command = command.commands[word]
+            path.append(word)
+        else:
+            arguments += 1
+    for value, help_text in _choices(command, path, before, current, skip, arguments):
+        sys.stdout.write(f"{value}\t{help_text}".rstrip("\t") + "\n")
+    return 0
+
+
+def _choices(
+    command: Any, path: list[str], before: list[str], current: str, is_value: bool, arguments: int
+) -> list[tuple[str, str]]:
+    if is_value:
+        return _values(_option(command, before[-1]), current)
+    if current.startswith("--") and "=" in current:
+        name, _, typed = current.partition("=")
+        return [(f"{name}={v}", h) for v, h in _values(_option(command, name), typed) if v != "<files>"]
+    if current.startswith("-"):
+        options = [p for p in command.params if p.param_type_name == "option"]
+        found = [(o, _line(p.help)) for p in options for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
+        return [(o, h) for o, h in [*found, ("--help", "Show help.")] if o.startswith(current)]
+    if hasattr(command, "commands"):
+        known = [(n, _line(c.help)) for n, c in command.commands.items() if not c.hidden]
+        return [(n, h) for n, h in known if n.startswith(current)]
+    positional = [p for p in command.params if p.param_type_name == "argument"]
+    if not positional:
+        return []
+    place = positional[min(arguments, len(positional) - 1)]
+    found = _values(place, current)
+    if place.name in ("model", "name", "names"):
+        found = [(n, "") for n in _models(path) if n.startswith(current)] + found
+    elif path == ["train"] and place.name == "recipe":
+        found = [(n, "") for n in _recipes() if n.startswith(current)] + found
+    return found
+
+
+def _option(command: Any, word: str) -> Any:
+    name = word.partition("=")[0]
+    return next((p for p in command.params if name in (*p.opts, *p.secondary_opts)), None)
+
+
+def _values(param: Any, current: str) -> list[tuple[str, str]]:
+    choices = _choices_of(param)
+    if choices:
+        return [(c, "") for c in choices if c.startswith(current)]
+    return [("<files>", "")]
+
+
+def _choices_of(param: Any) -> list[str]:
+    """The fixed values of an option, however this version of Typer keeps them."""
+    for owner in (getattr(param, "type_descriptor", None), getattr(param, "type", None)):
+        if choices := getattr(owner, "choices", None):
+            return [str(c) for c in choices]
+    if param is not None and "--device" in param.opts:
+        return ["auto", "cpu", "cuda", "mps"]
+    return []
+
+
+def _models(path: list[str]) -> list[str]:
+    from ganctl.catalog import names
+    from ganctl.errors import GanctlError
+
+    try:
+        return names(TASKS.get(path[-1] if path else ""))
+    except GanctlError:
+        return []
+
+
+def _recipes() -> list[str]:
+    from pathlib import Path
+
+    package = Path(__file__).parents[1]
+    recipes = [p.stem for p in (package / "recipes").glob("*.yaml")]
+    return sorted({*recipes, *(p.stem.replace("_", "-") for p in (package / "models").glob("[a-z]*.py"))})
+
+
+def _line(text: str | None) -> str:
+    """The first line of a help text."""
+    lines = (text or os.linesep).strip().splitlines()
+    return lines[0] if lines else ""

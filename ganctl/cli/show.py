@@ -1,0 +1,207 @@
+"""What the user sees: results on stdout, everything else on stderr."""
+
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from ganctl.cli.display import Display, TickLines, TickTable, colored
+from ganctl.cli.options import Common, common
+from ganctl.errors import GanctlError, UsageError, printable
+
+__all__ = ["Common", "binary_stdout", "common", "error", "execute", "json_error", "training_table", "warning"]
+
+MAX_FAILURES_SHOWN = 5
+_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{6,}|(?<=://)[^/\s@']+:[^/\s@']+(?=@)|(?<=\?)[^\s'\"]*(?:[Ss]ignature|[Tt]oken)=[^\s'\"]+")
+
+Line = Callable[[Mapping[str, Any]], str | None]
+
+_display: Display | None = None
+
+
+def main_process() -> bool:
+    """Whether this is the process that talks: of several started by torchrun, only rank 0 does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def execute(
+    run: Callable[..., Any],
+    request: Any,
+    *,
+    line: Line | None = lambda r: r.get("path"),
+    bare: Line | None = None,
+    check: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Runs a workflow and shows it; returns its report, or None for --dry-run.
+
+    `line` gives a result's text for stdout (None: nothing), `bare` the same for -q. `check` is the workflow's cheap
+    pass over the request: --dry-run runs it, so that a plan which cannot work is refused too.
+    """
+    settings = common()
+    if settings.dry_run:
+        if check:
+            check(request)
+        _print_plan(request, settings)
+        return None
+    global _display
+    outer, _display = _display, _display or Display(settings)
+    screen = Screen(settings, line, (bare or line) if settings.quiet else line, _display)
+    try:
+        return run(request, screen.reporter())
+    finally:
+        screen.close()
+        if outer is None:
+            _display.close()
+        _display = outer
+
+
+def binary_stdout() -> Any:
+    """The stream of `-o -`. Raises UsageError when it is a terminal or --json wants it too."""
+    if common().json:
+        raise UsageError("cannot use -o - with --json", "both want stdout", "write to a file or folder instead")
+    if sys.stdout.isatty():
+        raise UsageError("cannot write image bytes to a terminal", "-o - is for pipes", "add: > image.png")
+    return sys.stdout.buffer
+
+
+@dataclass
+class Screen:
+    """One workflow's results, warnings and failures on the two streams."""
+
+    settings: Common
+    line: Line | None
+    quiet_line: Line | None
+    display: Display
+    failures: int = 0
+    warned: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def reporter(self) -> Any:
+        from ganctl.io.progress import Reporter
+
+        if not main_process():
+            return Reporter()
+        return Reporter(result=self.result, progress=self.display.progress, warn=self.warn)
+
+    def result(self, result: Mapping[str, Any]) -> None:
+        if result.get("status") == "failed":
+            self.failed(result)
+        text = None
+        if self.settings.json:
+            text = json.dumps(_plain(result), ensure_ascii=False, allow_nan=False)
+        elif result.get("status") != "failed" and self.quiet_line:
+            text = self.quiet_line(result)
+        if text is not None:
+            if sys.stdout.isatty() and not self.settings.json:
+                text = "\n".join("\t".join(map(printable, row.split("\t"))) for row in text.split("\n"))
+            with self.display.aside():
+                sys.stdout.write(text + "\n")
+                sys.stdout.flush()
+
+    def failed(self, result: Mapping[str, Any]) -> None:
+        self.failures += 1
+        if self.failures > MAX_FAILURES_SHOWN:
+            return
+        cause = result.get("error") or "failed"
+        cause = cause.get("message", "failed") if isinstance(cause, Mapping) else cause
+        name = result.get("input") or result.get("path") or ""
+        with self.display.aside():
+            _say(sys.stderr, f"{printable(name)}: {clean(cause)}")
+
+    def warn(self, what: str, why: str = "", hint: str = "") -> None:
+        if self.settings.quiet or (what, why, hint) in self.warned:
+            return
+        self.warned.add((what, why, hint))
+        with self.display.aside():
+            warning(what, why, hint)
+
+    def close(self) -> None:
+        if self.failures > MAX_FAILURES_SHOWN:
+            with self.display.aside():
+                _say(sys.stderr, f"and {self.failures - MAX_FAILURES_SHOWN} more failed")
+
+
+@contextlib.contextmanager
+def training_table() -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Gives `on_tick(tick)`: a live table on a terminal, one line per tick elsewhere, nothing with -q.
+
+    A tick is a flat mapping such as {"kimg": 12.0, "s/kimg": 3.1, "eta": "2h 10m", "D": 0.7, "fid5k": 31.2}.
+    """
+    global _display
+    settings = common()
+    if settings.quiet or not main_process():
+        yield lambda tick: None
+        return
+    live = settings.progress and sys.stderr.isatty()
+    table = TickTable(settings) if live else TickLines(settings)
+    outer, _display = _display, table
+    try:
+        yield table.tick
+    finally:
+        table.close()
+        _display = outer
+
+
+def error(e: GanctlError) -> None:
+    """error/why/hint on stderr."""
+    _three("error", "31", e.what, e.why, e.hint)
+
+
+def warning(what: str, why: str = "", hint: str = "") -> None:
+    """warning/why/hint on stderr."""
+    _three("warning", "33", what, why, hint)
+
+
+def json_error(e: GanctlError) -> str:
+    """The last line of stdout after a failure with --json."""
+    body = {"kind": e.kind, "message": clean(e.message), "hint": clean(e.hint)}
+    return json.dumps({"error": body}, ensure_ascii=False)
+
+
+def clean(text: object) -> str:
+    """One line without control characters or secrets."""
+    return _SECRET.sub("***", printable(text))
+
+
+def _three(label: str, color: str, what: str, why: str, hint: str) -> None:
+    lines = [f"{colored(label + ':', color, sys.stderr)} {clean(what)}"]
+    # The labels are right-aligned under the first one's colon.
+    for name, text in (("why", why), ("hint", hint)):
+        if text:
+            lines.append(f"{name:>{len(label)}}: {clean(text)}")
+    _say(sys.stderr, "\n".join(lines))
+
+
+def _say(stream: TextIO, text: str) -> None:
+    # A closed stderr must not hide the exit code.
+    with contextlib.suppress(OSError, ValueError):
+        stream.write(text + "\n")
+        stream.flush()
+
+
+def _print_plan(request: Any, settings: Common) -> None:
+    from ganctl.config import to_plain, write_yaml
+
+    plan = to_plain(request)
+    if settings.json:
+        sys.stdout.write(json.dumps({"plan": _plain(plan)}, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write(write_yaml(plan))
+    sys.stdout.flush()
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN, tuples or paths. A number that is not finite is a bug below, so it fails loudly in dumps."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, str):
+        # A path with bytes outside UTF-8 holds lone surrogates, which no JSON reader takes.
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return value
