@@ -1,15 +1,17 @@
 """From a reference to a network: zoo name, org/repo[@rev], bundle, run or snapshot folder."""
 
+import hashlib
 import importlib
-import inspect
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ganctl import catalog
 from ganctl.config import parse
 from ganctl.errors import DeviceError, UsageError, WeightsError, did_you_mean, quoted
-from ganctl.io.bundle import Bundle
+from ganctl.io import hub
+from ganctl.io.bundle import Bundle, is_bundle, read_bundle, write_bundle
 from ganctl.io.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -90,9 +92,134 @@ def load(ref: str, *, device: str = "auto", reporter: Reporter = SILENT) -> Mode
 
     Raises UsageError (unknown name, with the nearest), WeightsError (unavailable, damaged, other network), DeviceError.
     """
+    catalog.check_name(ref)
     where = pick_device(device)
     bundle, revision = open_bundle(ref, reporter=reporter)
     name = public_net(family(bundle.model))
     ema = f"{name}_ema"
     net = network(bundle, ema if ema in bundle.nets else name)
     return Model(net.to(where), ref, bundle.model, revision, bundle.card, where)
+
+
+def open_bundle(ref: str, *, reporter: Reporter = SILENT) -> tuple[Bundle, str]:
+    """Finds the bundle behind a reference: built-in, local path, Hub cache, Hub, the authors' own file.
+
+    Gives it with its revision: the Hub's commit, or a short digest of the weight files. Raises UsageError for what is
+    no model, WeightsError for weights that are unavailable or not the ones that were published.
+    """
+    catalog.check_name(ref)
+    name, wanted = catalog.split_revision(ref)
+    entry = catalog.entries().get(name)
+    if entry is not None:
+        return _open_entry(entry, wanted, reporter)
+    path = Path(ref).expanduser()
+    if path.exists():
+        bundle = _open_path(path, reporter)
+        return bundle, digest(bundle)
+    folder, commit = hub.fetch_repo(ref, name, wanted, reporter=reporter)
+    return read_bundle(folder), commit
+
+
+def digest(bundle: Bundle) -> str:
+    """12 hex digits that name a bundle's weights: a sha256 over its networks' names and files."""
+    parts = [f"{net} {hub.file_digest(weight_file(bundle, net))}" for net in sorted(bundle.nets)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def weight_file(bundle: Bundle, net: str) -> Path:
+    """The file of one network. Raises WeightsError when it is missing."""
+    path = bundle.path / bundle.nets[net]
+    if not path.is_file():
+        raise WeightsError(f"cannot use bundle {quoted(bundle.path)}", f"it lacks {quoted(bundle.nets[net])}")
+    return path
+
+
+def builtin_path(entry: catalog.ZooEntry) -> Path:
+    """The folder of a built-in bundle inside the package."""
+    return Path(__file__).parent / "weights" / entry.builtin
+
+
+def _open_entry(entry: catalog.ZooEntry, wanted: str, reporter: Reporter) -> tuple[Bundle, str]:
+    bundle, revision = _entry_bundle(entry, reporter)
+    if wanted and not (len(wanted) >= 7 and revision.startswith(wanted)):
+        raise UsageError(
+            f"cannot use revision {quoted(wanted)} of {entry.name}",
+            f"the zoo pins it at {revision}",
+            f"use {entry.name}" + (f", or {entry.hub.repo}@{wanted}" if entry.hub else ""),
+        )
+    return bundle, revision
+
+
+def _entry_bundle(entry: catalog.ZooEntry, reporter: Reporter) -> tuple[Bundle, str]:
+    if entry.builtin and is_bundle(builtin_path(entry)):
+        bundle = read_bundle(builtin_path(entry))
+        pinned = entry.builtin_sha256
+        if pinned and pinned not in [hub.file_digest(weight_file(bundle, net)) for net in bundle.nets]:
+            raise WeightsError(
+                f"cannot use the built-in {entry.name}", "its sha256 differs from the zoo's", "reinstall ganctl"
+            )
+        return replace(bundle, card={**bundle.card, **entry.card}), digest(bundle)
+    if entry.hub:
+        path = hub.fetch_hub(entry.name, entry.hub, reporter=reporter)
+        nets = {entry.hub.net: path.name}
+        return Bundle(path.parent, entry.model, entry.config, nets, entry.card), entry.hub.revision
+    if entry.upstream:
+        folder = hub.upstream_bundle(entry)
+        if not is_bundle(folder):
+            _convert(entry, hub.fetch_upstream(entry.name, entry.upstream, reporter=reporter), folder)
+        bundle = read_bundle(folder)
+        return bundle, digest(bundle)
+    raise WeightsError(
+        f"{entry.name} has no weights here", "this copy of ganctl lacks its built-in bundle", "reinstall ganctl"
+    )
+
+
+def _convert(entry: catalog.ZooEntry, file: Path, folder: Path) -> None:
+    """The authors' file, read as data, becomes a bundle in the cache. Two processes write the same bytes."""
+    from ganctl.io.pickles import read_torch
+
+    assert entry.upstream is not None
+    state: Any = read_torch(file)
+    for key in filter(None, entry.upstream.net.split(".") if entry.upstream.format == "torch-checkpoint" else []):
+        if not isinstance(state, dict) or key not in state:
+            raise WeightsError(f"cannot use weights {quoted(file.name)}", f"it holds no {quoted(entry.upstream.net)}")
+        state = state[key]
+    if entry.task == "features":
+        config, states = entry.config, {"features": state}
+    else:
+        got = family(entry.model).from_upstream(state)
+        if got is None:
+            raise WeightsError(
+                f"cannot use weights {quoted(file.name)}",
+                f"{entry.model} knows no such layout",
+                "see: ganctl convert -h",
+            )
+        config, states = {**got[0], **entry.config}, got[1]
+    write_bundle(folder, model=entry.model, config=config, states=states, card=entry.card)
+
+
+def _open_path(path: Path, reporter: Reporter) -> Bundle:
+    """A bundle, a file inside one, or a run: then its newest snapshot that can be read."""
+    if path.is_file():
+        return _only(read_bundle(path.parent), path.name)
+    if is_bundle(path):
+        return read_bundle(path)
+    fault = None
+    for snapshot in catalog.snapshots(path):
+        try:
+            bundle = read_bundle(snapshot)
+            for net in bundle.nets:
+                weight_file(bundle, net)
+            return bundle
+        except WeightsError as e:
+            fault = fault or e
+            reporter.warn(f"skipping the damaged snapshot {quoted(snapshot)}", e.message, "the one before is used")
+    raise fault or WeightsError(f"cannot use run {quoted(path)}", "it has no snapshot")
+
+
+def _only(bundle: Bundle, file: str) -> Bundle:
+    """The bundle reduced to the network in one of its files."""
+    nets = {net: name for net, name in bundle.nets.items() if name == file}
+    if not nets:
+        raise UsageError(f"cannot use {quoted(file)} as a model", "the model.json beside it names no such network")
+    return replace(bundle, nets=nets)
