@@ -1,7 +1,6 @@
 """`ganctl` and `python -m ganctl`: runs a command and turns every way it can end into an exit code and a sentence."""
 
 import contextlib
-import errno
 import os
 import signal
 import sys

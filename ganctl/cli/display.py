@@ -128,9 +128,7 @@ class TickTable(Display):
 
         self.ticks: list[dict[str, Any]] = []
         self.note = ""
-        self.table = Live(
-            console=console(settings), auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-        )
+        self.table = Live(console=console(settings), auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self.table.start()
 
     def tick(self, tick: Mapping[str, Any]) -> None:

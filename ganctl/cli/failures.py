@@ -35,20 +35,23 @@ def as_error(e: BaseException) -> GanctlError:
 
 
 def _usage(e: Any, kinds: set[str]) -> UsageError:
-    ctx = getattr(e, "ctx", None)
+    ctx: Any = getattr(e, "ctx", None)
     path = ctx.command_path if ctx else "ganctl"
     see = f"see: {path} --help"
     if "NoSuchOption" in kinds:
-        known = [o for p in ctx.command.params for o in (*p.opts, *p.secondary_opts) if o.startswith("--")] if ctx else []
+        known = (
+            [o for p in ctx.command.params for o in (*p.opts, *p.secondary_opts) if o.startswith("--")] if ctx else []
+        )
         near = difflib.get_close_matches(e.option_name, known, n=1, cutoff=0.6)
         hint = f"did you mean {near[0]}? {see}" if near else see
         return UsageError(f"unknown option {quoted(e.option_name)}", f"'{path}' has no such option", hint)
     message = e.format_message().strip()
-    if "MissingParameter" in kinds and e.param is not None:
-        name = e.param.opts[0] if e.param.param_type_name == "option" else (e.param.metavar or e.param.name).upper()
-        return UsageError(f"missing {e.param.param_type_name} {name}", f"'{path}' needs it", see)
-    if "BadParameter" in kinds and getattr(e, "param", None) is not None:
-        name = "/".join(e.param.opts) if e.param.param_type_name == "option" else e.param.name.upper()
+    param: Any = getattr(e, "param", None)
+    if param is not None and {"MissingParameter", "BadParameter"} & kinds:
+        is_option = param.param_type_name == "option"
+        name = "/".join(param.opts) if is_option else (param.metavar or param.name).upper()
+        if "MissingParameter" in kinds:
+            return UsageError(f"missing {param.param_type_name} {name}", f"'{path}' needs it", see)
         return UsageError(f"cannot use {name}", _lower(e.message), see)
     if message == "Missing command.":
         return UsageError("missing command", f"'{path}' needs one of {', '.join(ctx.command.commands)}", see)

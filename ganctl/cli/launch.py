@@ -1,7 +1,7 @@
 """`train --gpus N`: the same command again under torchrun, one process per device, before torch is loaded here.
 
-The processes leave their pid and, if they fail, their error in a folder of ours. So the error shown is the first one and
-not torchrun's summary, the exit code is ours (75, 6, 2 …), and signals reach the processes that can act on them.
+The processes leave their pid and, if they fail, their error in a folder of ours. So the error shown is the first one
+and not torchrun's summary, the exit code is ours (75, 6, 2 …), and signals reach the processes that can act on them.
 """
 
 import contextlib
@@ -57,11 +57,9 @@ def _start(gpus: int, argv: list[str], folder: Path) -> "subprocess.Popen[bytes]
     threads = max(1, (os.cpu_count() or 1) // gpus)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ, FOLDER: str(folder)}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
-    # torchrun's own words go to a file: what went wrong is told by the process it happened in. A session of its own
-    # keeps the terminal's Ctrl-C from reaching torchrun, which would stop the processes before they have saved.
-    return subprocess.Popen(
-        [*torchrun, "-m", "ganctl", *argv], env=environment, start_new_session=True
-    )
+    # A session of its own keeps the terminal's Ctrl-C from reaching torchrun, which would stop the processes before
+    # they have saved.
+    return subprocess.Popen([*torchrun, "-m", "ganctl", *argv], env=environment, start_new_session=True)
 
 
 def _watch(child: "subprocess.Popen[bytes]", folder: Path) -> int:

@@ -11,12 +11,24 @@ from typing import Any, TextIO
 
 from ganctl.cli.display import Display, TickLines, TickTable, colored
 from ganctl.cli.options import Common, common
-from ganctl.errors import GanctlError, UsageError, printable
+from ganctl.errors import GanctlError, UsageError, printable, quoted
 
-__all__ = ["Common", "binary_stdout", "common", "error", "execute", "json_error", "training_table", "warning"]
+__all__ = [
+    "Common",
+    "auto_number",
+    "binary_stdout",
+    "common",
+    "error",
+    "execute",
+    "json_error",
+    "training_table",
+    "warning",
+]
 
 MAX_FAILURES_SHOWN = 5
-_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{6,}|(?<=://)[^/\s@']+:[^/\s@']+(?=@)|(?<=\?)[^\s'\"]*(?:[Ss]ignature|[Tt]oken)=[^\s'\"]+")
+_SECRET = re.compile(
+    r"\bhf_[A-Za-z0-9]{6,}|(?<=://)[^/\s@']+:[^/\s@']+(?=@)|(?<=\?)[^\s'\"]*(?:[Ss]ignature|[Tt]oken)=[^\s'\"]+"
+)
 
 Line = Callable[[Mapping[str, Any]], str | None]
 
@@ -205,3 +217,12 @@ def _plain(value: Any) -> Any:
         # A path with bytes outside UTF-8 holds lone surrogates, which no JSON reader takes.
         return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return value
+
+
+def auto_number(option: str, text: str) -> int | None:
+    """The value of an option that is a whole number or `auto` (None). Raises UsageError."""
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and int(text[:9]) >= 1 and len(text) <= 9):
+        raise UsageError(f"cannot use {option} {quoted(text)}", "it is neither auto nor a whole number of 1 or more")
+    return int(text)

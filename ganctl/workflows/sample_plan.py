@@ -1,0 +1,178 @@
+"""What `ganctl sample` is asked for, resolved and checked in milliseconds, before torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ganctl.catalog import check_name
+from ganctl.config import config
+from ganctl.errors import UsageError, quoted
+from ganctl.io.outputs import check_writable, default_folder
+from ganctl.io.seeds import MAX_SEED, MAX_SEEDS, parse_seeds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DEFAULT_MODEL = "dcgan-fashion-mnist"
+SUFFIXES = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".npy": "npy"}
+OTHER_IMAGES = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".mp4", ".webm", ".npz", ".tar")
+MAX_GRID = 10_000
+MAX_SIZE = 16_384
+PER_FOLDER = 1000
+
+
+@config
+class SampleRequest:
+    """The options of `ganctl sample`."""
+
+    model: str = DEFAULT_MODEL
+    num: int | None = None
+    """How many; by default 1, or as many as the grid holds."""
+    seed: int = 0
+    """Image i uses seed + i."""
+    seeds: str | None = None
+    """A list such as '0-35,85', in place of num and seed."""
+    latents: tuple[str, ...] = ()
+    """.npz files with `z`, in place of seeds."""
+    batch_size: int | None = None
+    """Images computed at once on a GPU; None starts with 32 and halves when memory is short."""
+    format: str | None = None
+    quality: int = 95
+    size: int | None = None
+    """Pixels of the shorter side; None keeps the network's own size."""
+    grid: str | None = None
+    """'CxR': columns by rows of one sheet."""
+    save_latents: bool = False
+    subdirs: bool = False
+    out: str | None = None
+    """A folder, one image file, a .zip, or '-'; None is out/<model>/sample."""
+    device: str = "auto"
+    dtype: str = "auto"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture to make."""
+
+    name: str
+    """File name without suffix."""
+    seed: int | None
+    z: "Tensor | None" = None
+    """[*z], when it comes from a latent file."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request resolved without loading anything."""
+
+    request: SampleRequest
+    kind: str
+    """folder | file | zip | stream"""
+    path: Path | None
+    format: str
+    seeds: tuple[int, ...]
+    columns: int = 0
+    rows: int = 0
+
+    def file(self, item: Item, suffix: str) -> Path:
+        """Where an item's picture (or latent) goes, relative for a zip or tar."""
+        if self.kind == "file" and self.path:
+            return self.path.with_suffix(self.path.suffix if suffix == self.format else f".{suffix}")
+        name = Path(f"{item.name}.{suffix}")
+        if self.request.subdirs:
+            first = (item.seed or 0) - (item.seed or 0) % PER_FOLDER
+            name = Path(f"{first:06d}") / name
+        return self.path / name if self.kind == "folder" and self.path else name
+
+    @property
+    def sheet_only(self) -> bool:
+        """One file or stream, and a grid: the grid is the picture."""
+        return self.columns > 0 and self.kind in ("file", "stream")
+
+
+def plan(request: SampleRequest) -> Plan:
+    """Checks a request in milliseconds: options, seeds, output, the model's name. Raises UsageError."""
+    columns, rows = _grid(request.grid) if request.grid else (0, 0)
+    seeds = _seeds(request, columns * rows)
+    for path in request.latents:
+        if not Path(path).is_file():
+            raise UsageError(f"cannot read latents {quoted(path)}", "there is no such file")
+    if request.batch_size is not None and request.batch_size < 1:
+        raise UsageError(f"cannot use --batch-size {request.batch_size}", "it must be 1 or more")
+    if not 1 <= request.quality <= 100:
+        raise UsageError(f"cannot use --quality {request.quality}", "it must be 1 to 100")
+    if request.size is not None and not 1 <= request.size <= MAX_SIZE:
+        raise UsageError(f"cannot use --size {request.size}", f"it must be 1 to {MAX_SIZE}")
+    if request.format is not None and request.format not in SUFFIXES.values():
+        raise UsageError(f"unknown --format {quoted(request.format)}", f"known: {', '.join(SUFFIXES.values())}")
+    kind, path = _target(request)
+    form = request.format or (SUFFIXES[path.suffix.lower()] if kind == "file" and path else "png")
+    found = Plan(request, kind, path, form, seeds, columns, rows)
+    if columns and form == "npy" and found.sheet_only:
+        raise UsageError("cannot write a grid as npy", "a grid is one picture", "use a .png")
+    if kind == "file" and len(seeds) != 1 and not columns and not request.latents:
+        count = f"{len(seeds)} images"
+        raise UsageError(f"cannot write {count} to {quoted(path)}", "one file holds one image", "use a folder or .zip")
+    if kind == "stream" and request.save_latents:
+        raise UsageError("cannot use --save-latents with -o -", "latents need files beside the images", "use a folder")
+    check_name(request.model)
+    if path is not None:
+        check_writable(path)
+    return found
+
+
+def _seeds(request: SampleRequest, cells: int) -> tuple[int, ...]:
+    given = [
+        name
+        for name, value in (("-n", request.num), ("--seeds", request.seeds), ("--latents", request.latents or None))
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise UsageError(f"cannot use {' and '.join(given)} together", "each says which images to make", "keep one")
+    if request.latents:
+        return ()
+    if request.seeds is not None:
+        seeds = tuple(dict.fromkeys(parse_seeds(request.seeds)))
+    else:
+        num = request.num if request.num is not None else max(1, cells)
+        if not 1 <= num <= MAX_SEEDS:
+            raise UsageError(f"cannot use --num {num}", f"it must be 1 to {MAX_SEEDS:,}", "split it over several runs")
+        if not 0 <= request.seed <= MAX_SEED - num + 1:
+            raise UsageError(f"cannot use --seed {request.seed}", f"seeds are 0 to {MAX_SEED}")
+        seeds = tuple(range(request.seed, request.seed + num))
+    if cells > len(seeds):
+        why = f"it holds {cells} images and {len(seeds)} are asked for"
+        raise UsageError(f"cannot fill --grid {request.grid}", why, f"use -n {cells}, or a smaller grid")
+    return seeds
+
+
+def _grid(text: str) -> tuple[int, int]:
+    columns, x, rows = text.lower().partition("x")
+    if not (x and columns.isascii() and columns.isdigit() and rows.isascii() and rows.isdigit()):
+        raise UsageError(f"cannot use --grid {quoted(text)}", "it is not columns x rows", "write it as --grid 8x8")
+    if not 1 <= int(columns[:9]) * int(rows[:9]) <= MAX_GRID:
+        raise UsageError(f"cannot use --grid {quoted(text)}", f"a grid holds 1 to {MAX_GRID:,} images")
+    return int(columns), int(rows)
+
+
+def _target(request: SampleRequest) -> tuple[str, Path | None]:
+    if request.out is None:
+        return "folder", default_folder(request.model, "sample")
+    if request.out == "-":
+        return "stream", None
+    if not request.out.strip():
+        raise UsageError("cannot use -o ''", "the name is empty")
+    path = Path(request.out).expanduser()
+    suffix = path.suffix.lower()
+    if request.out.endswith("/") or path.is_dir() or (suffix not in SUFFIXES and suffix not in (".zip", *OTHER_IMAGES)):
+        return "folder", path
+    if suffix in OTHER_IMAGES:
+        known = ", ".join([*SUFFIXES, ".zip"])
+        raise UsageError(f"cannot write {quoted(path)}", f"sample writes {known} or a folder", "choose one of them")
+    if suffix == ".zip":
+        return "zip", path
+    if request.format is not None and request.format != SUFFIXES[suffix]:
+        why = f"-o {quoted(path.name)} says {SUFFIXES[suffix]}"
+        raise UsageError(f"cannot use --format {request.format}", why, "leave one of them out")
+    return "file", path
