@@ -49,8 +49,12 @@ _CARD: dict[str, type | tuple[type, ...]] = {
     "classes": int,
     "trunc": (int, float),
     "metrics": dict,
+    "measured": dict,
     "checks": dict,
 }
+
+NUMBERS = ("metrics", "measured", "checks")
+"""Card fields that map names to numbers: published scores, our own, and the seed-0 checksum."""
 
 
 @dataclass(frozen=True)
@@ -329,11 +333,12 @@ class _Reader:
                 self.fault((*path, key), f"'{'.'.join(path)}.{key}' must be {wanted}, not {_kind(item)}{quotes}")
         if isinstance(value.get("task"), str) and value["task"] not in TASKS:
             self.fault((*path, "task"), f"unknown task {quoted(value['task'])}; known: {', '.join(TASKS)}")
-        metrics = value.get("metrics", {})
-        for key, number in metrics.items() if isinstance(metrics, dict) else ():
-            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-                text = f"metric {quoted(key)} must be a finite number, not {quoted(number)}"
-                self.fault((*path, "metrics", key), text)
+        for group in NUMBERS:
+            numbers = value.get(group)
+            for key, number in numbers.items() if isinstance(numbers, dict) else ():
+                if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+                    text = f"{group} has {quoted(key)}, which must be a finite number, not {quoted(number)}"
+                    self.fault((*path, group, key), text)
         self.plain(path, value)
         return value if "task" in value else {**value, "task": ""}
 
@@ -344,7 +349,7 @@ class _Reader:
                 self.plain((*path, key), item)
         elif not (value is None or isinstance(value, str | bool | int | float)):
             self.fault(path, f"{quoted(value)} is read as a {type(value).__name__}: put it in quotes")
-        elif isinstance(value, float) and not math.isfinite(value) and "metrics" not in path:
+        elif isinstance(value, float) and not math.isfinite(value) and not set(NUMBERS) & set(path):
             self.fault(path, f"{quoted(value)} is not a finite number")
 
 

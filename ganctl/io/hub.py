@@ -1,4 +1,4 @@
-"""The roads to weights outside the package: the Hub's cache and client, and the authors' files; each is hash-checked."""
+"""Roads to weights outside the package: the Hub's cache and client, and the authors' files; all are hash-checked."""
 
 import contextlib
 import hashlib

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 from ganctl.catalog import LOOPBACK
 from ganctl.errors import GanctlError, UsageError, WeightsError, quoted
@@ -251,7 +251,7 @@ def _cache_path() -> "Path":
     return Path(constants.HF_HUB_CACHE)
 
 
-def download_to(url: str, stream: BinaryIO, *, expected: int, reporter: Reporter, stage: str) -> None:
+def download_to(url: str, stream: IO[bytes], *, expected: int, reporter: Reporter, stage: str) -> None:
     """GETs an https address into a seekable stream, going on after a cut connection; `expected` 0 is unknown.
 
     Raises WeightsError: unreachable, refused, another size than expected, or a redirect away from https.
@@ -289,7 +289,7 @@ def download_to(url: str, stream: BinaryIO, *, expected: int, reporter: Reporter
         )
 
 
-def _receive(response: Any, stream: BinaryIO, start: int, expected: int, reporter: Reporter, stage: str) -> None:
+def _receive(response: Any, stream: IO[bytes], start: int, expected: int, reporter: Reporter, stage: str) -> None:
     host = response.url.host
     if response.status_code not in (200, 206):
         why = "the file is gone (404)" if response.status_code == 404 else f"it answered {response.status_code}"

@@ -1,0 +1,131 @@
+"""`ganctl zoo`: the pretrained networks."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from ganctl.cli import show
+
+app = typer.Typer(help="Pretrained networks: list, pull, check, remove, publish.", no_args_is_help=True)
+
+
+def complete_name(incomplete: str) -> list[str]:
+    """Zoo names for the shell; a faulty zoo completes to nothing."""
+    from ganctl import catalog
+    from ganctl.errors import GanctlError
+
+    try:
+        return [name for name in catalog.names() if name.startswith(incomplete)]
+    except GanctlError:
+        return []
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A zoo name.", autocompletion=complete_name)]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", autocompletion=complete_name)]
+
+
+@app.command("list")
+def list_models(
+    pattern: Annotated[str, typer.Argument(metavar="[PATTERN]", help="Part of a name, or a shell pattern.")] = "",
+    task: Annotated[
+        str, typer.Option(help="Only this task.", metavar="sample|translate|invert|classify|features")
+    ] = "",
+    license: Annotated[str, typer.Option(help="Only this licence, such as Apache-2.0.")] = "",
+    cached: Annotated[bool, typer.Option("--cached", help="Only what is on this machine.")] = False,
+) -> None:
+    """List the zoo: name, task, resolution, classes, licence, size, cached."""
+    from ganctl.workflows.zoo import ListRequest
+    from ganctl.workflows.zoo import list_models as run
+
+    request = ListRequest(pattern=pattern, task=task, license=license, cached=cached)
+    show.execute(run, request, line=_row, bare=lambda r: r["name"])
+
+
+@app.command()
+def info(name: Name) -> None:
+    """Show one entry: its card, source, revision, sha256 and scores."""
+    from ganctl.workflows.zoo import NameRequest
+    from ganctl.workflows.zoo import info as run
+
+    show.execute(run, NameRequest(name=name), line=_facts)
+
+
+@app.command()
+def pull(
+    names: Names = None,
+    all: Annotated[bool, typer.Option("--all", help="The whole zoo.")] = False,
+    metrics: Annotated[bool, typer.Option("--metrics", help="The networks that fid needs.")] = False,
+) -> None:
+    """Download models, each checked against its sha256; org/repo[@revision] of the Hub works too."""
+    from ganctl.workflows.zoo import PullRequest
+    from ganctl.workflows.zoo import pull as run
+
+    request = PullRequest(names=tuple(names or ()), all=all, metrics=metrics)
+    show.execute(run, request, line=lambda r: f"{r['name']}\t{r['status']}\t{r['path']}", bare=lambda r: r["path"])
+
+
+@app.command()
+def path(name: Name) -> None:
+    """Print where a model's weights lie on this machine."""
+    from ganctl.workflows.zoo import NameRequest
+    from ganctl.workflows.zoo import path as run
+
+    show.execute(run, NameRequest(name=name))
+
+
+@app.command()
+def verify(names: Names = None) -> None:
+    """Check sha256 and a fixed-seed picture; without names, everything that is on this machine."""
+    from ganctl.workflows.zoo import VerifyRequest
+    from ganctl.workflows.zoo import verify as run
+
+    request = VerifyRequest(names=tuple(names or ()))
+    show.execute(run, request, line=lambda r: f"{r['name']}\t{r['status']}\t{r['sha256']}", bare=lambda r: r["name"])
+
+
+@app.command()
+def rm(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=complete_name)],
+    yes: Annotated[bool, typer.Option("--yes", help="Really remove; nothing is ever asked.")] = False,
+) -> None:
+    """Remove downloads from this machine."""
+    from ganctl.workflows.zoo import RemoveRequest
+    from ganctl.workflows.zoo import remove as run
+
+    request = RemoveRequest(names=tuple(names), yes=yes)
+    show.execute(run, request, line=lambda r: f"{r['name']}\t{r['status']}", bare=lambda r: r["name"])
+
+
+@app.command()
+def push(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, a bundle or a zoo name.")],
+    repo: Annotated[str, typer.Argument(metavar="ORG/REPO", help="The repository on the Hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as private.")] = False,
+    license: Annotated[str, typer.Option(help="The licence, where the card names none.")] = "",
+) -> None:
+    """Publish a bundle on the Hub: model card, config and safetensors."""
+    from ganctl.workflows.push import PushRequest, check
+    from ganctl.workflows.push import push as work
+
+    request = PushRequest(run=run, repo=repo, private=private, license=license)
+    show.execute(work, request, line=lambda r: r["url"], check=check)
+
+
+def _row(r: Mapping[str, Any]) -> str:
+    size = f"{r['bytes'] / 1e6:.1f} MB" if r["bytes"] else "-"
+    where = "built-in" if r["builtin"] and r["cached"] else "cached" if r["cached"] else "-"
+    licence = f"{r['license']}{' (non-commercial)' if r['noncommercial'] else ''}"
+    cells = (r["name"], r["task"], r["resolution"] or "-", r["classes"] or "-", licence, size, where)
+    return "\t".join(map(str, cells))
+
+
+def _facts(r: Mapping[str, Any]) -> str:
+    lines = []
+    for key, value in r.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{k}={v}" for k, v in value.items())
+        if isinstance(value, bool):
+            value = "yes" if value else "no"
+        lines.append(f"{key}\t{'-' if value in (None, '') else value}")
+    return "\n".join(lines)
