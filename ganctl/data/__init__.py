@@ -1,1 +1,111 @@
+"""Training data: images, classes and pairs as uint8 arrays, each decoded once."""
 
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ganctl.config import config
+from ganctl.errors import UsageError, quoted
+
+MAX_DECODED_BYTES = 8 << 30
+"""Decoded images are held in memory; beyond this, ask for fewer or smaller ones."""
+
+OnProgress = Callable[[str, int, int], None]
+
+
+@config
+class DataConfig:
+    path: str | None = None
+    """Folder, zip, tar or IDX file. A top folder `train/` (or `trainA/` and `trainB/`) is found by itself."""
+    path_b: str | None = None
+    """The other side of pairs kept in two folders; files pair by name, then `path` holds side A."""
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """Which half of a pair is the source; A is the left one."""
+    pairs: Literal["files", "grey"] = "files"
+    """files: pairs are given; grey: the source is the target's luma (colouring needs no pairs)."""
+    subset: int | None = None
+    """The first N images only."""
+    mirror: bool = False
+    """Flip each image left to right with probability one half."""
+    jitter: int = 0
+    """Images are loaded this many pixels larger and cropped at random (pix2pix, appendix 6.2: 30 at 256 px)."""
+    max_bad: float = 0.01
+    """Share of unreadable images that is skipped and named; more is an error."""
+
+
+@dataclass
+class Dataset:
+    """Decoded images, uint8: x and y [N,H,W,C], c [N]. x is the source and y the target where images come in pairs."""
+
+    x: np.ndarray
+    y: np.ndarray | None = None
+    c: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """Images left out, with the reason."""
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def fingerprint(self) -> str:
+        """sha256 of every pixel and label: the same data give the same run."""
+        digest = hashlib.sha256()
+        for a in (self.x, self.y, self.c):
+            if a is not None:
+                digest.update(f"{a.dtype} {a.shape}".encode())
+                digest.update(np.ascontiguousarray(a).data)
+        return digest.hexdigest()
+
+
+def open_dataset(
+    cfg: DataConfig,
+    *,
+    resolution: int,
+    channels: int,
+    source_channels: int | None = None,
+    labels: bool = False,
+    workers: int = 4,
+    on_progress: OnProgress = lambda *_: None,
+) -> Dataset:
+    """Reads the data a model asks for. `source_channels` given: pairs; `labels`: class indices are needed.
+
+    Raises UsageError: no such path, no images, too many unreadable ones, no pairs, no classes.
+    """
+    from ganctl.data.idx import find_idx, open_idx
+    from ganctl.data.images import open_images
+    from ganctl.data.paired import open_pairs
+
+    if cfg.path is None:
+        raise UsageError(
+            "no training data", "neither DATA nor the recipe's data.path names any", "pass a folder or zip"
+        )
+    if not Path(cfg.path).exists():
+        raise UsageError(f"cannot read {quoted(cfg.path)}", "there is no such file or folder")
+    if source_channels is not None:
+        data = open_pairs(cfg, resolution, channels, source_channels, workers, on_progress)
+    elif found := find_idx(Path(cfg.path)):
+        data = open_idx(found, cfg, resolution, channels)
+    else:
+        data = open_images(cfg, resolution, channels, workers, on_progress)
+    if labels and data.c is None:
+        raise UsageError(
+            f"no classes in {quoted(cfg.path)}",
+            "this model learns classes",
+            "sort the images into one folder for each class, or put the IDX label file beside the images",
+        )
+    return data
+
+
+def check_size(n: int, height: int, width: int, channels: int) -> None:
+    """Refuses what would not fit in memory, before it is allocated."""
+    need = n * height * width * channels
+    if need > MAX_DECODED_BYTES:
+        raise UsageError(
+            f"cannot hold {n} images of {width}x{height}",
+            f"decoded they take {need >> 30} GiB, the limit is {MAX_DECODED_BYTES >> 30} GiB",
+            "take fewer with --subset, or smaller ones with --resolution",
+        )

@@ -1,5 +1,6 @@
 """Small pieces the networks share: priors, sizes, initialisation, dropout with a generator of one's own."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -66,7 +67,7 @@ def dropout(x: Tensor, p: float, uniform: Uniform) -> Tensor:
 def mlp(sizes: Sequence[int], activation: nn.Module) -> list[nn.Module]:
     """Linear layers between consecutive sizes, the activation after each but the last."""
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (a, b) in enumerate(itertools.pairwise(sizes)):
         layers += [nn.Linear(a, b)] + ([activation] if i < len(sizes) - 2 else [])
     return layers
 

@@ -1,1 +1,1 @@
-
+"""Training: one loop over phases, exact checkpoints, many ranks."""

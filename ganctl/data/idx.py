@@ -1,0 +1,47 @@
+"""IDX files: MNIST, Fashion-MNIST and their kin, with the label file beside the images."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ganctl.data import DataConfig, Dataset, check_size
+from ganctl.errors import UsageError, quoted
+from ganctl.io.idx import read_idx
+from ganctl.io.images import center_crop_resize, to_channels
+
+
+def find_idx(path: Path) -> Path | None:
+    """The IDX image file itself, or the training images of a folder of such files; None for other data."""
+    if path.is_dir():
+        return next((p for p in sorted(path.glob("train-images*idx3-ubyte*")) if p.is_file()), None)
+    return path if "idx3-ubyte" in path.name or "idx4-ubyte" in path.name or path.suffix == ".idx" else None
+
+
+def open_idx(path: Path, cfg: DataConfig, resolution: int, channels: int) -> Dataset:
+    """Images [N,H,W] or [N,H,W,C] and, where the label file lies beside them, classes."""
+    images = read_idx(path)
+    if images.ndim not in (3, 4) or images.dtype != np.uint8 or len(images) == 0:
+        raise UsageError(f"cannot use {quoted(path)}", f"it holds {images.dtype} of shape {images.shape}, not images")
+    labels = _labels(path, len(images))
+    images = images[: cfg.subset]
+    if images.ndim == 3:
+        images = images[..., None]
+    check_size(len(images), resolution, resolution, channels)
+    if images.shape[1:] != (resolution, resolution, channels):
+        size = (resolution, resolution)
+        images = np.stack([to_channels(center_crop_resize(i, size), channels) for i in images])
+    if labels is None:
+        return Dataset(images)
+    names = tuple(str(k) for k in range(int(labels.max()) + 1))
+    return Dataset(images, c=labels[: cfg.subset], classes=names)
+
+
+def _labels(path: Path, n: int) -> np.ndarray | None:
+    name = path.name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
+    beside = path.with_name(name)
+    if name == path.name or not beside.is_file():
+        return None
+    labels = read_idx(beside)
+    if labels.shape != (n,):
+        raise UsageError(f"cannot use {quoted(beside)}", f"it holds labels of shape {labels.shape} for {n} images")
+    return labels.astype(np.int64)

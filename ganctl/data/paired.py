@@ -1,0 +1,86 @@
+"""Pairs of images: side by side in one file, in two folders, or made from the target alone."""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from ganctl.data import DataConfig, Dataset, OnProgress, check_size
+from ganctl.data.images import decode_all, training_part
+from ganctl.errors import UsageError, quoted
+from ganctl.io.images import BadImage, center_crop_resize, read_image, to_channels
+from ganctl.io.listing import ImageRef, find_images
+
+Pair = tuple[ImageRef, ImageRef]
+
+
+def open_pairs(
+    cfg: DataConfig, resolution: int, channels: int, source_channels: int, workers: int, on_progress: OnProgress
+) -> Dataset:
+    """Source x and target y, both `resolution + jitter` pixels wide: training crops them alike."""
+    assert cfg.path
+    size = (resolution + cfg.jitter, resolution + cfg.jitter)
+    refs: list[ImageRef] | list[Pair]
+    if cfg.pairs == "grey":
+        refs = training_part(find_images(cfg.path))
+    else:
+        refs = _two_folders(cfg) or training_part(find_images(cfg.path))
+    refs = refs[: cfg.subset]
+    check_size(len(refs), *size, channels + source_channels)
+
+    def fit(pixels: np.ndarray, c: int) -> np.ndarray:
+        return to_channels(center_crop_resize(pixels, size), c)
+
+    def decode(ref: ImageRef | Pair) -> np.ndarray:
+        if isinstance(ref, tuple):
+            a, b = (read_image(r.read(), name=r.label).pixels for r in ref)
+        else:
+            a, b = _halves(ref, cfg)
+        x, y = (b, a) if cfg.direction == "BtoA" else (a, b)
+        return np.concatenate([fit(x, source_channels), fit(y, channels)], axis=2)
+
+    both, _, skipped = decode_all(refs, decode, cfg, workers, on_progress)
+    stacked = np.stack(both)
+    return Dataset(stacked[..., :source_channels], stacked[..., source_channels:], skipped=skipped)
+
+
+def _halves(ref: ImageRef, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    pixels = read_image(ref.read(), name=ref.label).pixels
+    if cfg.pairs == "grey":
+        return pixels, pixels
+    height, width = pixels.shape[:2]
+    if width % 2 or width < height:
+        raise BadImage(
+            f"cannot split {quoted(ref.label)} into a pair",
+            f"it is {width}x{height}; two images side by side are twice as wide as one",
+        )
+    return pixels[:, : width // 2], pixels[:, width // 2 :]
+
+
+def _two_folders(cfg: DataConfig) -> list[Pair] | None:
+    """Files of both sides that share a name (without its ending), or None if the data is one folder."""
+    assert cfg.path
+    if cfg.path_b:
+        sides = find_images(cfg.path), find_images(cfg.path_b)
+        names = cfg.path, cfg.path_b
+    else:
+        refs = find_images(cfg.path)
+        sides = tuple([r for r in refs if r.name.startswith(f"train{s}/")] for s in "AB")
+        names = "trainA", "trainB"
+        if not all(sides):
+            return None
+    a, b = ({_stem(r.name, cut=not cfg.path_b): r for r in side} for side in sides)
+    both = sorted(a.keys() & b.keys())
+    if not both:
+        raise UsageError(
+            f"no pairs in {quoted(names[0])} and {quoted(names[1])}",
+            f"of {len(a)} and {len(b)} images no two share a name",
+            "give both images of a pair the same file name",
+        )
+    return [(a[k], b[k]) for k in both]
+
+
+def _stem(name: str, *, cut: bool) -> str:
+    path = PurePosixPath(name)
+    parts: Sequence[str] = path.parts[1:] if cut else path.parts
+    return PurePosixPath(*parts).with_suffix("").as_posix()

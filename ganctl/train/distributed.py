@@ -1,0 +1,64 @@
+"""Ranks: joining what torchrun or Slurm started, and the few collectives training needs."""
+
+import os
+
+import torch
+import torch.distributed as dist
+
+from ganctl.errors import DeviceError
+
+
+def join(device: torch.device) -> torch.device:
+    """Joins the job that the environment describes (WORLD_SIZE, RANK, LOCAL_RANK); this rank's device.
+
+    Alone, nothing happens. On CUDA each rank takes the card of its local rank. Raises DeviceError if there is none.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return device
+    if device.type == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise DeviceError(f"cannot train on {local + 1} GPUs", f"there are {torch.cuda.device_count()}")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether any rank raises the flag: all ranks stop at the same step."""
+    if world() == 1:
+        return flag
+    t = torch.tensor(float(flag), device=device)
+    dist.all_reduce(t, dist.ReduceOp.MAX)
+    return bool(t > 0)
+
+
+def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    """One flat all_reduce for a phase, in place of a DDP wrapper, whose bookkeeping a penalty-only phase breaks."""
+    if world() == 1:
+        return
+    grads = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat)
+    flat /= world()
+    for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        g.copy_(part.view_as(g))

@@ -1,0 +1,200 @@
+"""The loop: for each step, every phase that is due; after it, the moving average; at times, a tick."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ganctl.config import config
+from ganctl.errors import DivergedError
+from ganctl.phase import Batch, Nets, Phase, Progress
+from ganctl.train import distributed, ema
+
+
+@config
+class TrainConfig:
+    """Numbers of a run that belong to no paper's network. Durations are in thousands of real images (kimg)."""
+
+    batch: int = 64
+    """Images a step, over all GPUs."""
+    batch_gpu: int | None = None
+    """Images a GPU takes at once; the rest of its share is accumulated. None: all at once."""
+    kimg: float = 1000
+    """Length of the run."""
+    ema_kimg: float = 0.5
+    """Half-life of the generator's moving average."""
+    tick: float = 1.0
+    """How often losses are logged."""
+    snap: float = 50
+    """How often a snapshot and a sample grid are kept."""
+    keep: int = 3
+    """Newest snapshots kept, beside the best."""
+    seed: int = 0
+    dtype: str = "fp32"
+    """bf16: forward passes in bfloat16 where that is safe; weights, penalties and optimisers stay in float32."""
+    metrics: tuple[str, ...] = ()
+    """Computed at snapshots; the first decides which is best."""
+    metric_images: int = 5000
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "kimg", "tick", "snap", "keep", "metric_images"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be more than 0")
+        if self.ema_kimg < 0 or self.seed < 0:
+            raise ValueError("ema_kimg and seed must not be negative")
+        if self.dtype not in ("fp32", "bf16"):
+            raise ValueError("dtype must be fp32 or bf16")
+        if self.batch_gpu is not None and (self.batch_gpu <= 0 or self.batch % self.batch_gpu):
+            raise ValueError("batch_gpu must divide batch")
+
+
+@dataclass
+class Tick:
+    """What happened since the last one."""
+
+    nimg: int
+    step: int
+    seconds: float
+    """Since this process began to train."""
+    sec_per_kimg: float
+    terms: dict[str, float]
+    """Mean of every loss term."""
+
+
+@dataclass
+class State:
+    """All that training moves: saved whole, so that a resumed run is the same run."""
+
+    nets: Nets
+    ema: nn.Module
+    optimizers: dict[str, torch.optim.Optimizer]
+    progress: Progress
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def networks(nets: Nets) -> dict[str, nn.Module]:
+    return {f.name: getattr(nets, f.name) for f in fields(nets)}
+
+
+def fit(
+    state: State,
+    phases: list[Phase],
+    batches: Iterator[Batch],
+    cfg: TrainConfig,
+    *,
+    on_tick: Callable[[Tick], None] = lambda _: None,
+    on_snapshot: Callable[[], None] = lambda: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Trains until `cfg.kimg` images were seen; True if it got there, False if `stop()` asked for an end.
+
+    Ticks and snapshots fall on fixed image counts, so that a resumed run keeps to them. Raises DivergedError when a
+    loss or gradient is not finite: before that update is made.
+    """
+    p = state.progress
+    begun, last_time, last_nimg = time.monotonic(), time.monotonic(), p.nimg
+    end = round(cfg.kimg * 1000)
+    while p.nimg < end:
+        before = p.nimg
+        train_step(state, phases, batches, cfg)
+        stopping = distributed.any_rank(stop(), p.device)
+        done = p.nimg >= end
+        snap = crossed(before, p.nimg, cfg.snap) or done or stopping
+        if snap or crossed(before, p.nimg, cfg.tick):
+            now = time.monotonic()
+            rate = (now - last_time) / max(p.nimg - last_nimg, 1) * 1000
+            on_tick(Tick(p.nimg, p.step, now - begun, rate, drain(state)))
+            last_time, last_nimg = now, p.nimg
+        if snap:
+            on_snapshot()
+            last_time = time.monotonic()
+        if stopping and not done:
+            return False
+    return True
+
+
+def crossed(before: int, after: int, kimg: float) -> bool:
+    return math.floor(after / (kimg * 1000)) > math.floor(before / (kimg * 1000))
+
+
+def train_step(state: State, phases: list[Phase], batches: Iterator[Batch], cfg: TrainConfig) -> None:
+    """One step: each phase that is due, each repeat after a step's first on a fresh batch; then the average."""
+    p = state.progress
+    batch, first = None, p.nimg
+    for phase in phases:
+        if p.step % phase.every:
+            continue
+        for repeat in range(phase.repeat):
+            if batch is None or repeat:
+                batch = next(batches)
+                p.nimg += cfg.batch
+            run_phase(state, phase, batch, cfg)
+    p.step += 1
+    public = next(iter(networks(state.nets).values()))
+    beta = ema.beta_of(cfg.ema_kimg, p.nimg - first, p.nimg) if cfg.ema_kimg else 0.0
+    ema.update(state.ema, public, beta)
+
+
+def run_phase(state: State, phase: Phase, batch: Batch, cfg: TrainConfig) -> None:
+    """Gradients of the phase's terms over all micro-batches and ranks, then the update."""
+    p = state.progress
+    for name, net in networks(state.nets).items():
+        net.requires_grad_(name in phase.updates)
+    parameters = [q for name in phase.updates for q in getattr(state.nets, name).parameters()]
+    for q in parameters:
+        q.grad = None
+    terms: dict[str, Tensor] = {}
+    parts = split(batch, (cfg.batch_gpu or cfg.batch) if p.world == 1 else cfg.batch_gpu, p.device)
+    for part in parts:
+        with torch.autocast(p.device.type, torch.bfloat16, enabled=cfg.dtype == "bf16"):
+            terms = phase.loss(state.nets, part, p)
+        total = sum(term.float() for term in terms.values())
+        assert isinstance(total, Tensor)
+        (total * (phase.every / len(parts))).backward()
+        note(state, terms)
+    distributed.average_gradients(parameters)
+    grads = [q.grad for q in parameters if q.grad is not None]
+    norm = torch.nn.utils.get_total_norm(grads)
+    if not torch.isfinite(norm):
+        bad = [k for k, v in terms.items() if not torch.isfinite(v)]
+        what = f"{', '.join(bad)} is not finite" if bad else f"the gradient of {', '.join(phase.updates)} is not finite"
+        raise DivergedError(f"training diverged after {p.nimg / 1000:g} kimg", what)
+    for name in phase.updates:
+        state.optimizers[name].step()
+    if phase.after:
+        with torch.no_grad():
+            phase.after(state.nets)
+
+
+def split(batch: Batch, size: int | None, device: torch.device) -> list[Batch]:
+    """Micro-batches on the device, images as floats in [-1, 1]."""
+    n = len(batch.x)
+    size = min(size or n, n)
+
+    def ready(t: Tensor | None, rows: slice) -> Any:
+        if t is None:
+            return None
+        t = t[rows].to(device, non_blocking=True)
+        return t.float() / 127.5 - 1 if t.dtype == torch.uint8 else t
+
+    return [Batch(*(ready(t, slice(i, i + size)) for t in (batch.x, batch.y, batch.c))) for i in range(0, n, size)]
+
+
+def note(state: State, terms: dict[str, Tensor]) -> None:
+    for name, value in terms.items():
+        value = value.detach().double() if value.device.type != "mps" else value.detach()
+        state.sums[name] = state.sums[name] + value if name in state.sums else value
+        state.counts[name] = state.counts.get(name, 0) + 1
+
+
+def drain(state: State) -> dict[str, float]:
+    """Mean terms since the last call."""
+    means = {name: float(total) / state.counts[name] for name, total in state.sums.items()}
+    state.sums.clear()
+    state.counts.clear()
+    return means

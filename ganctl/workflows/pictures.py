@@ -1,0 +1,62 @@
+"""What a run shows of itself: real images, samples over time, scores."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ganctl.io.images import grid, to_pixels, write_image
+from ganctl.workflows.recipe import Recipe
+
+if TYPE_CHECKING:
+    from ganctl.data import Dataset
+
+CELLS = 64
+PAIRS = 8
+
+
+def reals(data: "Dataset", path: Path) -> None:
+    """The first 64 images; of pairs, source and target side by side."""
+    if data.y is None:
+        write_image(path, grid(list(data.x[:CELLS]), 8))
+    else:
+        cells = [a for pair in zip(data.x[:PAIRS], data.y[:PAIRS], strict=True) for a in pair]
+        write_image(path, grid(cells, 2))
+
+
+def progress_grid(net: Any, data: "Dataset", recipe: Recipe, path: Path, device: Any) -> None:
+    """Samples of seeds 0 to 63; of a translator, rows of source, result and target. A classifier shows nothing."""
+    import torch
+
+    from ganctl.io.images import from_pixels
+    from ganctl.protocols import Sampler, Translator
+
+    with torch.inference_mode():
+        if isinstance(net, Sampler):
+            images = net.sample(net.prior(range(CELLS)).to(device))
+            write_image(path, grid(list(to_pixels(images, net.x.range)), 8))
+        elif isinstance(net, Translator):
+            assert data.y is not None
+            side = recipe.config.resolution
+            x, y = data.x[:PAIRS, :side, :side], data.y[:PAIRS, :side, :side]
+            made = to_pixels(net.translate(from_pixels(x, net.source.range).to(device)), net.target.range)
+            cells = [a for row in zip(x, made, y, strict=True) for a in row]
+            write_image(path, grid(cells, 3))
+
+
+def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str, Any]) -> float:
+    """A metric of the sampler's first `metric_images` seeds against the training data, whose side is kept in `real`."""
+    import torch
+
+    from ganctl.metrics import training
+
+    device = next(net.parameters()).device
+    n, step = recipe.train.metric_images, 250
+
+    def samples() -> Any:
+        for start in range(0, n, step):
+            seeds = range(start, min(start + step, n))
+            with torch.inference_mode():
+                yield to_pixels(net.sample(net.prior(seeds).to(device)), net.x.range)
+
+    if metric not in real:
+        real[metric] = training.prepare(metric, (data.x[i : i + step] for i in range(0, len(data), step)))
+    return training.score(metric, samples(), real[metric])

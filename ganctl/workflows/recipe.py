@@ -1,0 +1,162 @@
+"""Recipes: model + config + data + training numbers, from a name or file, the options laid over it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ganctl.config import config, parse, read_yaml, to_plain
+from ganctl.errors import UsageError, did_you_mean, quoted
+from ganctl.load import family, model_names
+
+if TYPE_CHECKING:
+    from ganctl.data import DataConfig
+    from ganctl.train.loop import TrainConfig
+
+FREE = (
+    "train.kimg",
+    "train.tick",
+    "train.snap",
+    "train.keep",
+    "train.metrics",
+    "train.metric_images",
+    "data.path",
+    "data.path_b",
+)
+"""What may change when a run goes on; anything else would make it another run."""
+
+
+@config
+class Sections:
+    """A recipe as written."""
+
+    model: str
+    config: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+@config
+class Recipe:
+    """A recipe resolved: every number is there. Training again from it gives the same run."""
+
+    name: str
+    model: str
+    config: Any
+    """The family's Config."""
+    data: "DataConfig"
+    train: "TrainConfig"
+    card: dict[str, Any]
+    """What the trained bundle says of itself: licence, training data."""
+
+    def plain(self) -> dict[str, Any]:
+        return {k: v for k, v in to_plain(self).items() if k != "name"}
+
+
+def recipe_files() -> dict[str, Path]:
+    """The built-in recipes by name."""
+    return {p.stem: p for p in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))}
+
+
+def find(reference: str) -> tuple[str, Path | None]:
+    """A name and the file behind it: an old run, a YAML file, a built-in recipe, or a model family (no file)."""
+    path = Path(reference)
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        return path.resolve().name, path / "recipe.yaml"
+    if path.suffix in (".yaml", ".yml"):
+        return path.stem, path
+    files = recipe_files()
+    if reference in files:
+        return reference, files[reference]
+    if reference in model_names():
+        return reference, None
+    known = [*files, *model_names()]
+    near = did_you_mean(reference, known)
+    raise UsageError(f"unknown recipe {quoted(reference)}", f"known: {', '.join(known)}", near)
+
+
+def resolve(reference: str, changes: Mapping[str, Any], settings: Sequence[str]) -> Recipe:
+    """Defaults < recipe < --set < named flags (`changes`, such as {"data.path": "faces/"}). Raises UsageError."""
+    from ganctl.data import DataConfig
+    from ganctl.train.loop import TrainConfig
+
+    name, path = find(reference)
+    where = f"recipe {quoted(path or name)}"
+    written = read_yaml(path, where=where).value if path else {"model": name}
+    if not isinstance(written, dict):
+        raise UsageError(f"cannot use {where}", "it is not a list of keys and values")
+    sections = parse(Sections, written, where=where)
+    module = family(sections.model)
+    classes = {"config": module.Config, "data": DataConfig, "train": TrainConfig}
+    values: dict[str, dict[str, Any]] = {
+        "config": dict(sections.config),
+        "data": dict(sections.data),
+        "train": {**module.TRAIN, **sections.train},
+    }
+    for text in settings:
+        key, value = _setting(text)
+        section, place = _place(key, classes)
+        values[section][place] = value
+    for key, value in changes.items():
+        if value is not None:
+            section, place = _place(key, classes, flag=True)
+            values[section][place] = value
+    if "resolution" not in values["config"]:
+        values["config"].update(_from_data(module.Config, values))
+    parsed = {k: parse(cls, values[k], where=f"{k} of {where}") for k, cls in classes.items()}
+    return Recipe(name=name, model=sections.model, card=sections.card, **parsed)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"cannot use --set {quoted(text)}", "it has no '='", "write --set key=value")
+    return key.strip(), read_yaml(value, where=f"--set {quoted(text)}").value
+
+
+def _place(key: str, classes: Mapping[str, type], *, flag: bool = False) -> tuple[str, str]:
+    """The section and field of `config.ngf`, or of a bare `ngf` that only one section has."""
+    section, dot, name = key.rpartition(".")
+    found = [s for s, cls in classes.items() if (not dot or s == section) and name in {f.name for f in fields(cls)}]
+    if len(found) == 1:
+        return found[0], name
+    known = [f"{s}.{f.name}" for s, cls in classes.items() for f in fields(cls)]
+    if flag:
+        raise UsageError(f"this model has no {quoted(name)}", f"it has {', '.join(k for k in known if k[0] == 'c')}")
+    raise UsageError(f"cannot --set {quoted(key)}", f"known: {', '.join(known)}", did_you_mean(key, known))
+
+
+def _from_data(cls: type, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Size and channels that neither recipe nor option gives: those of the first image, made to fit the networks."""
+    from ganctl.data import DataConfig
+    from ganctl.data.probe import first_size
+
+    data = parse(DataConfig, values["data"], where="data")
+    names = {f.name for f in fields(cls)}
+    if data.path is None or not Path(data.path).exists() or "resolution" not in names:
+        return {}
+    side, channels = first_size(data, paired="source_channels" in names)
+    if "num_downs" in names:
+        downs = parse(cls, values["config"], where="config").num_downs  # type: ignore[attr-defined]
+        side = max(side // 2**downs, 1) * 2**downs
+    else:
+        side = max(k * 2**n for k in (4, 5, 6, 7) for n in range(1, 9) if k * 2**n <= max(side, 8))
+    found = {"resolution": side}
+    if "channels" in names and "channels" not in values["config"] and "source_channels" not in names:
+        found["channels"] = channels
+    return found
+
+
+def structural_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """The first setting that differs between two resolved recipes and may not, as `key: old → new`."""
+    for section in ("model", "config", "data", "train"):
+        a, b = old.get(section), new.get(section)
+        if not isinstance(a, Mapping) or not isinstance(b, Mapping):
+            if a != b:
+                return f"{section}: {a} → {b}"
+            continue
+        for key in {**a, **b}:
+            if f"{section}.{key}" not in FREE and a.get(key) != b.get(key):
+                return f"{section}.{key}: {a.get(key)} → {b.get(key)}"
+    return None
