@@ -52,6 +52,12 @@ def public_net(module: ModuleType) -> str:
     return fields(module.Nets)[0].name
 
 
+def best_net(bundle: Bundle) -> str:
+    """The network of a bundle that users get: the public one's moving average where there is one."""
+    name = public_net(family(bundle.model))
+    return f"{name}_ema" if f"{name}_ema" in bundle.nets else name
+
+
 def pick_device(device: str = "auto") -> "torch.device":
     """auto | cpu | cuda[:N] | mps. Raises DeviceError when it is not there."""
     import torch
@@ -95,9 +101,7 @@ def load(ref: str, *, device: str = "auto", reporter: Reporter = SILENT) -> Mode
     catalog.check_name(ref)
     where = pick_device(device)
     bundle, revision = open_bundle(ref, reporter=reporter)
-    name = public_net(family(bundle.model))
-    ema = f"{name}_ema"
-    net = network(bundle, ema if ema in bundle.nets else name)
+    net = network(bundle, best_net(bundle))
     return Model(net.to(where), ref, bundle.model, revision, bundle.card, where)
 
 

@@ -2,7 +2,7 @@
 
 legacy_tensorflow  TensorFlow 1's bilinear rule without the half-pixel offset, then (x - 128) / 128: the original TTUR
                    code, StyleGAN, torch-fidelity, and so most published numbers.
-legacy_pytorch     PyTorch's bilinear rule with half pixels and without antialiasing on [0, 1], then 2x - 1: pytorch-fid.
+legacy_pytorch     PyTorch's bilinear rule with half pixels, without antialiasing, on [0, 1], then 2x - 1: pytorch-fid.
 clean              Pillow's antialiased bicubic on float channels, clipped, not rounded, then (x - 128) / 128: Parmar,
                    Zhang & Zhu, 2022. arXiv:2104.11222.
 """

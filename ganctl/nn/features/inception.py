@@ -16,17 +16,31 @@ DIMS = (64, 192, 768, 2048)
 """Feature sizes: after the first pool, the second pool, block 6e and the last block."""
 
 
+class StoredNorm(nn.Module):
+    """Batch norm (ε = 0.001) that always uses its stored statistics; the published file has no batch counter."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=0.001)
+
+
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm (ε = 0.001), ReLU."""
+    """Convolution without bias, batch norm, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int | tuple[int, int], stride: int = 1, padding: bool = True):
         super().__init__()
         k = (kernel, kernel) if isinstance(kernel, int) else kernel
         pad = (k[0] // 2, k[1] // 2) if padding else (0, 0)
         self.conv = nn.Conv2d(inputs, outputs, k, stride, pad, bias=False)
-        self.bn = nn.BatchNorm2d(outputs, eps=0.001)
-        # The published file has no batch counter; with stored statistics it would mean nothing.
-        self.bn.num_batches_tracked = None
+        self.bn = StoredNorm(outputs)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k h2 w2"]:
         return F.relu(self.bn(self.conv(x)))

@@ -1,0 +1,97 @@
+"""The two sides of `ganctl fid`: what each one is, settled before anything slow is loaded."""
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ganctl import catalog
+from ganctl.errors import UsageError, did_you_mean, quoted
+from ganctl.io.bundle import is_bundle
+from ganctl.io.listing import ImageRef, no_images, scan
+from ganctl.io.progress import SILENT, Reporter
+
+if TYPE_CHECKING:
+    from ganctl.metrics.statistics import Stats
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One side: statistics from a file, images, or a model."""
+
+    ref: str
+    kind: Literal["stats", "images", "model"]
+    images: tuple[ImageRef, ...] = ()
+    stats: "Stats | None" = None
+
+    def digest(self) -> str:
+        """Names the listing: where the images are, their names, sizes and times."""
+        rows = [str(Path(self.ref).expanduser().resolve()), *([r.name, r.size, r.mtime] for r in self.images)]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def operand(ref: str, reporter: Reporter = SILENT) -> Operand:
+    """Settles one side: .npz, zoo name, folder, archive, bundle, run, or org/repo on the Hub.
+
+    Raises UsageError: no such thing, no images (naming the extensions found), statistics that are none.
+    """
+    path = Path(ref).expanduser()
+    if ref.startswith("stats:"):
+        hint = "use a folder, or an .npz made with: ganctl fid REAL --save-stats REAL.npz"
+        raise UsageError(f"cannot use {quoted(ref)}", "this version publishes no reference statistics", hint)
+    if "\0" in ref or not ref.strip():
+        raise UsageError(f"cannot use {quoted(ref)}", "it is no path and no model")
+    if catalog.split_revision(ref)[0] in catalog.entries():
+        if path.exists():
+            reporter.warn(f"{quoted(ref)} is taken as the model", "there is a path of that name too", f"write ./{ref}")
+        return Operand(ref, "model")
+    if path.suffix.lower() == ".npz":
+        from ganctl.metrics.statistics import read_stats
+
+        return Operand(ref, "stats", stats=read_stats(path))
+    if path.is_dir() and (is_bundle(path) or catalog.snapshots(path)):
+        return Operand(ref, "model")
+    if path.exists():
+        return Operand(ref, "model") if path.suffix.lower() == ".safetensors" else _images(ref, path, reporter)
+    # `data/real` could be a Hub repository, but beside an existing `data/` it is a folder that is not there.
+    if catalog.REPO.fullmatch(catalog.split_revision(ref)[0]) and not path.parent.is_dir():
+        return Operand(ref, "model")
+    near = did_you_mean(ref, [*catalog.entries(), *_neighbours(path)])
+    raise UsageError(f"no such path or model {quoted(ref)}", "nothing there has that name", near or "ganctl zoo list")
+
+
+def _images(ref: str, path: Path, reporter: Reporter) -> Operand:
+    found = scan(path)
+    if not found.images:
+        raise no_images(ref, found)
+    if len(found.images) < 2:
+        raise UsageError(f"cannot score {quoted(ref)}", "it holds 1 image, a distance needs at least 2 on each side")
+    if found.skipped:
+        name, why = found.skipped[0]
+        others = f", and {len(found.skipped) - 1} more" if len(found.skipped) > 1 else ""
+        reporter.warn(f"left out {quoted(name)} of {quoted(ref)}{others}", why, "")
+    return Operand(ref, "images", found.images)
+
+
+def subset(side: Operand, n: int, seed: int) -> Operand:
+    """`n` images of a side, drawn without repetition by the seed, in name order; all where it has no more."""
+    if side.kind != "images" or n >= len(side.images):
+        return side
+    chosen = sorted(random.Random(seed).sample(range(len(side.images)), n))
+    return Operand(side.ref, side.kind, tuple(side.images[i] for i in chosen))
+
+
+def same(a: Operand, b: Operand) -> bool:
+    """Whether both sides are the same path or model."""
+    if a.ref == b.ref:
+        return True
+    paths = Path(a.ref).expanduser(), Path(b.ref).expanduser()
+    return all(p.exists() for p in paths) and paths[0].samefile(paths[1])
+
+
+def _neighbours(path: Path) -> list[str]:
+    if not path.parent.is_dir():
+        return []
+    return [str(path.parent / p.name) if path.parent != Path() else p.name for p in path.parent.iterdir()][:1000]
