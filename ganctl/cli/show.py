@@ -96,7 +96,7 @@ class Screen:
 
         if not main_process():
             return Reporter()
-        return Reporter(result=self.result, progress=self.display.progress, warn=self.warn)
+        return Reporter(result=self.result, progress=self.display.progress, warn=self.warn, note=self.note)
 
     def result(self, result: Mapping[str, Any]) -> None:
         if result.get("status") == "failed":
@@ -129,6 +129,11 @@ class Screen:
         self.warned.add((what, why, hint))
         with self.display.aside():
             warning(what, why, hint)
+
+    def note(self, text: str) -> None:
+        if not self.settings.quiet:
+            with self.display.aside():
+                _say(sys.stderr, clean(text))
 
     def close(self) -> None:
         if self.failures > MAX_FAILURES_SHOWN:

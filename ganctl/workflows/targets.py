@@ -1,0 +1,120 @@
+"""From inputs to output files: names are checked, and clashes refused, before any work."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ganctl.errors import GanctlError, PartialError, UsageError, quoted
+from ganctl.io.listing import ImageRef, Input, expand_inputs
+from ganctl.io.progress import Reporter
+
+STREAM = "-"
+STDIN_STEM = "stdin"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and the file it becomes; `path` None is standard output."""
+
+    ref: ImageRef
+    path: Path | None
+
+    @property
+    def label(self) -> str:
+        """The input as results name it: its path, `archive.zip:name`, or '-'."""
+        return "-" if self.ref.source is None else self.ref.label
+
+
+def default_folder(model: str, verb: str) -> Path:
+    """out/<model>/<verb>: the name of a zoo entry or repository, or the last part of a path."""
+    name = model.split("@")[0].rstrip("/\\").replace("\\", "/").split("/")[-1]
+    return Path("out", name.removesuffix(".safetensors").strip(".") or "model", verb)
+
+
+def list_inputs(inputs: Sequence[str], from_file: str | None, recursive: bool, out: Path | None) -> list[Input]:
+    """`expand_inputs` without the files below the output folder, which an earlier run may have left there."""
+    found = expand_inputs(inputs, from_file, recursive)
+    if out is None:
+        return found
+    folder = out.resolve()
+    named = {Path(i.given).resolve() for i in found}
+    if folder in named or any(folder in n.parents for n in named):
+        return found
+    kept = [i for i in found if i.ref.path is None or folder not in i.ref.path.resolve().parents]
+    if not kept:
+        raise UsageError(
+            "no input", f"all {len(found)} images are in the output folder {quoted(out)}", "choose another -o"
+        )
+    return kept
+
+
+def plan(inputs: Sequence[Input], folder: Path, name: Callable[[str], str]) -> list[Job]:
+    """One job per input; the tree below a folder or archive is kept. `name` turns a file name into the output's.
+
+    Raises UsageError when two inputs lead to one file, or an output is an input.
+    """
+    jobs = [Job(i.ref, folder / _relative(i.ref, name)) for i in inputs]
+    refuse_clashes(jobs)
+    return jobs
+
+
+def _relative(ref: ImageRef, name: Callable[[str], str]) -> str:
+    given = PurePosixPath(STDIN_STEM if ref.source is None else ref.name)
+    return str(given.with_name(name(given.name)))
+
+
+def refuse_clashes(jobs: Sequence[Job]) -> None:
+    """Raises UsageError when two jobs write one file, or one writes over an input."""
+    first: dict[Path, Job] = {}
+    sources = {j.ref.path.resolve() for j in jobs if j.ref.path}
+    clashes = []
+    for job in jobs:
+        if job.path is None:
+            continue
+        if job.path.resolve() in sources:
+            what = f"cannot write {quoted(job.path)}"
+            raise UsageError(what, "it is an input of this run", "choose another -o, or a --suffix")
+        other = first.setdefault(job.path, job)
+        if other is not job:
+            clashes.append(f"{quoted(other.label)} and {quoted(job.label)} both become {quoted(job.path)}")
+    if clashes:
+        more = f"; and {len(clashes) - 3} more" if len(clashes) > 3 else ""
+        hint = "rename one, run them separately, or pass their common folder, whose tree is kept"
+        raise UsageError("two inputs have one output", "; ".join(clashes[:3]) + more, hint)
+
+
+@dataclass
+class Tally:
+    """Counts and reports results; at the end every input is accounted for."""
+
+    reporter: Reporter
+    stage: str
+    total: int
+    fail_fast: bool
+    done: int = 0
+    failed: list[GanctlError] = field(default_factory=list)
+
+    def add(self, result: Mapping[str, Any], error: GanctlError | None = None) -> None:
+        """One finished result, 'written', 'exists', or 'failed' with its error."""
+        self.done += 1
+        if error is None:
+            self.reporter.result(result)
+        else:
+            self.failed.append(error)
+            self.reporter.result({**result, "status": "failed", "error": error.message})
+        self.reporter.progress(self.stage, self.done, self.total)
+        if error is not None and self.fail_fast:
+            self.close()
+
+    def close(self) -> None:
+        """Raises PartialError if any failed; the device's error when nothing but that went wrong."""
+        if not self.failed:
+            return
+        first = self.failed[0]
+        if len(self.failed) == self.total and all(e.code == 5 for e in self.failed):
+            raise first
+        left = self.total - self.done
+        stopped = f"; {left} not tried" if left else ""
+        what = f"{len(self.failed)} of {self.total} inputs failed{stopped}"
+        raise PartialError(what, first.message, first.hint)

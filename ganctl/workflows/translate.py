@@ -1,0 +1,345 @@
+"""`ganctl translate`: every image through a Translator, in its own size, in order."""
+
+import hashlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from ganctl import __version__
+from ganctl.config import config
+from ganctl.errors import DeviceError, GanctlError, UsageError, quoted
+from ganctl.io.files import atomic_write, sha256
+from ganctl.io.images import encode, from_pixels, read_image, resize, to_channels, to_pixels
+from ganctl.io.limits import MAX_PIXELS
+from ganctl.io.outputs import status_of
+from ganctl.io.progress import SILENT, Reporter
+from ganctl.io.video import VIDEO_SUFFIXES, Video, read_video, write_video
+from ganctl.workflows.pipeline import overlapped
+from ganctl.workflows.targets import STREAM, Job, Tally, default_folder, list_inputs, plan, refuse_clashes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ganctl.load import Model
+
+IMAGE_SUFFIXES = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
+VIDEO_OUTPUTS = {".mp4": "h264", ".webm": "vp9"}
+OTHER_FILES = {".gif", ".bmp", ".tif", ".tiff", ".npz", ".npy", ".zip", ".tar", ".pdf", *VIDEO_SUFFIXES}
+"""With -o, these mean a file and not a folder, though not one that can be written."""
+BATCH_PIXELS = 1 << 20
+MAX_BATCH = 16
+
+
+@config
+class TranslateRequest:
+    model: str
+    inputs: tuple[str, ...] = ()
+    out: str | None = None
+    """A file, a folder, '-' for standard output, or None for out/<model>/translate/."""
+    size: str = "keep"
+    """keep | N | WxH: of the picture the network sees and gives back."""
+    batch_size: int | None = None
+    """Images of one size computed together; None picks by size."""
+    seed: int = 0
+    format: Literal["keep", "png", "jpg", "webp"] = "png"
+    suffix: str = ""
+    """Added to every output's stem."""
+    concat: bool = False
+    """Input and output side by side."""
+    recursive: bool = True
+    from_file: str | None = None
+    device: str = "auto"
+    overwrite: bool = False
+    fail_fast: bool = False
+
+
+@config
+class TranslateReport:
+    written: int
+    exists: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image on its way through. `error` set: it goes no further."""
+
+    job: Job
+    request: dict[str, Any] = field(default_factory=dict)
+    status: str = "written"
+    pixels: "np.ndarray | None" = None
+    """uint8 [H, W, C]: the decoded and resized input, alpha included; later the finished output."""
+    ms: float = 0.0
+    error: GanctlError | None = None
+    data: bytes | None = None
+    """The input's bytes where they were read already: standard input is read once."""
+
+
+def run(request: TranslateRequest, reporter: Reporter = SILENT, *, stdout: IO[bytes] | None = None) -> TranslateReport:
+    """Translates every input. `stdout` takes the image's bytes for out='-'.
+
+    Raises UsageError (options, clashes, refused overwrite: before any work), PartialError when some inputs failed.
+    """
+    jobs = prepare(request)
+    from ganctl.load import load
+    from ganctl.protocols import Translator
+
+    model = load(request.model, device=request.device, reporter=reporter)
+    if not isinstance(model.net, Translator):
+        what = f"cannot translate with {quoted(request.model)}"
+        raise UsageError(what, f"{quoted(model.model)} does not turn images into images", "see: ganctl zoo list")
+    items = settle(jobs, request, model)
+    tally = Tally(reporter, "translate", len(jobs), request.fail_fast)
+    work = Work(request, model, parse_size(request.size), stdout)
+    counts = {"written": 0, "exists": 0, "failed": 0}
+    for video, neighbours in groupby(items, lambda i: is_video(i.job)):
+        if video:
+            done = map(work.video, neighbours)
+        else:
+            done = overlapped(neighbours, work.decode, work.compute, work.encode, together=work.together)
+        for item in done:
+            counts["failed" if item.error else item.status] += 1
+            tally.add(work.result(item), item.error)
+    tally.close()
+    return TranslateReport(**counts)
+
+
+def prepare(request: TranslateRequest) -> list[Job]:
+    """The cheap checks: inputs there, outputs named, no clash. Raises UsageError."""
+    parse_size(request.size)
+    if re.search(r"[/\\\0]", request.suffix):
+        raise UsageError(f"cannot use --suffix {quoted(request.suffix)}", "it becomes part of a file name")
+    out = Path(request.out) if request.out not in (None, STREAM) else None
+    single = out is not None and out.suffix.lower() in IMAGE_SUFFIXES.keys() | OTHER_FILES and not out.is_dir()
+    folder = out or default_folder(request.model, "translate")
+    inputs = list_inputs(request.inputs, request.from_file, request.recursive, None if single else folder)
+    if request.out != STREAM and not single:
+        return plan(inputs, folder, lambda name: output_name(name, request))
+    if len(inputs) != 1:
+        hint = "pass a folder: -o out/"
+        raise UsageError(f"cannot write {len(inputs)} images to {quoted(request.out)}", "it takes one image", hint)
+    job = Job(inputs[0].ref, out)
+    known = VIDEO_OUTPUTS if is_video(job) else IMAGE_SUFFIXES
+    if out is not None and out.suffix.lower() not in known:
+        kind = "a video" if is_video(job) else "an image"
+        raise UsageError(f"cannot write {kind} to {quoted(request.out)}", f"it is written as {', '.join(known)}")
+    refuse_clashes([job])
+    return [job]
+
+
+def is_video(job: Job) -> bool:
+    return Path(job.ref.name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def output_name(name: str, request: TranslateRequest) -> str:
+    """photo.JPG → photo<suffix>.png, or its own extension with --format keep; a video becomes .mp4 or .webm."""
+    stem, extension = Path(name).stem, Path(name).suffix
+    if extension.lower() in VIDEO_SUFFIXES:
+        extension = ".webm" if extension.lower() == ".webm" else ".mp4"
+    elif request.format != "keep":
+        extension = f".{request.format}"
+    elif extension.lower() not in IMAGE_SUFFIXES:
+        extension = ".png"
+    return f"{stem}{request.suffix}{extension}"
+
+
+def parse_size(size: str) -> tuple[int, int] | None:
+    """'keep' → None; 'N' → (N, N); 'WxH' → (H, W). Raises UsageError."""
+    if size == "keep":
+        return None
+    match = re.fullmatch(r"([0-9]{1,6})(?:[xX×]([0-9]{1,6}))?", size)
+    width, height = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if width * height == 0:
+        raise UsageError(
+            f"cannot use --size {quoted(size)}", "it is none of keep, N, WxH", "for example --size 512x384"
+        )
+    if width * height > MAX_PIXELS:
+        raise UsageError(f"cannot use --size {quoted(size)}", f"that is more than the limit of {MAX_PIXELS} pixels")
+    return height, width
+
+
+def settle(jobs: Sequence[Job], request: TranslateRequest, model: "Model") -> list[Item]:
+    """Which outputs are there already. Raises UsageError when one exists for another request."""
+    items = []
+    for job in jobs:
+        item = Item(job)
+        if job.path is not None and job.path.exists():
+            try:
+                item = read(item, request, model)
+            except GanctlError as e:
+                items.append(replace(item, error=e))
+                continue
+            found = status_of(job.path, item.request, request.overwrite)
+            keep = item.data if job.ref.source is None else None
+            item = replace(item, status="exists" if found == "exists" else "written", data=keep)
+        items.append(item)
+    return items
+
+
+def read(item: Item, request: TranslateRequest, model: "Model") -> Item:
+    """The item with its bytes (a video's stay on the disk) and the request its output will carry."""
+    path = item.job.ref.path
+    if path is not None and is_video(item.job):
+        data, digest = None, sha256(path)
+    else:
+        data = item.data if item.data is not None else item.job.ref.read()
+        digest = hashlib.sha256(data).hexdigest()
+    made = {
+        "ganctl": __version__,
+        "verb": "translate",
+        "model": model.name,
+        "revision": model.revision,
+        "seed": request.seed,
+        "size": request.size,
+        "concat": request.concat,
+        "input_sha256": digest,
+    }
+    return replace(item, data=data, request=made)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The stages an image passes. Failures of one image travel with it; a failed write ends the run."""
+
+    request: TranslateRequest
+    model: "Model"
+    size: tuple[int, int] | None
+    stdout: IO[bytes] | None
+
+    def decode(self, item: Item) -> Item:
+        """Bytes → upright pixels, resized, alpha kept."""
+        if item.error or item.status == "exists":
+            return item
+        try:
+            item = read(item, self.request, self.model)
+            picture = read_image(item.data or b"", name=item.job.label)
+            return replace(item, data=None, pixels=resize(picture.pixels, self.size or picture.pixels.shape[:2]))
+        except GanctlError as e:
+            return replace(item, data=None, error=e)
+
+    def together(self, group: Sequence[Item], item: Item) -> bool:
+        """Whether the image may be computed in one batch with its neighbours: same size, and room for it."""
+        first = group[0].pixels
+        if first is None or item.pixels is None or first.shape[:2] != item.pixels.shape[:2]:
+            return False
+        if self.model.card.get("batch1"):
+            return False
+        fits = min(MAX_BATCH, BATCH_PIXELS // (first.shape[0] * first.shape[1]))
+        return len(group) < (self.request.batch_size or fits)
+
+    def compute(self, group: Sequence[Item]) -> Sequence[Item]:
+        """Translates a batch; one that fails is tried again image by image, so one image fails alone."""
+        if group[0].pixels is None:
+            return group
+        start = time.perf_counter()
+        try:
+            outputs = translate([i.pixels for i in group if i.pixels is not None], self.model, self.request.seed)
+        except GanctlError as e:
+            if len(group) > 1:
+                return [done for item in group for done in self.compute([item])]
+            return [replace(group[0], pixels=None, error=e)]
+        ms = 1000 * (time.perf_counter() - start) / len(group)
+        return [
+            replace(item, pixels=finish(item.pixels, out, self.request.concat), ms=ms)
+            for item, out in zip(group, outputs, strict=True)
+            if item.pixels is not None
+        ]
+
+    def encode(self, item: Item) -> Item:
+        if item.pixels is None:
+            return item
+        path = item.job.path
+        kind = IMAGE_SUFFIXES[path.suffix.lower()] if path else self.stream_format
+        data = encode(item.pixels, kind, request=item.request)
+        if path is None:
+            assert self.stdout is not None
+            self.stdout.write(data)
+            self.stdout.flush()
+            return item
+        with atomic_write(path) as f:
+            f.write(data)
+        return item
+
+    @property
+    def stream_format(self) -> str:
+        return "png" if self.request.format == "keep" else self.request.format
+
+    def video(self, item: Item) -> Item:
+        """A whole video, frame by frame; sound is not kept."""
+        if item.error or item.status == "exists":
+            return item
+        start = time.perf_counter()
+        path, source_path = item.job.path, item.job.ref.path
+        try:
+            if path is None or source_path is None:
+                raise UsageError(f"cannot translate {quoted(item.job.label)}", "a video is read from a file, to a file")
+            item = read(item, self.request, self.model)
+            source = read_video(source_path)
+            codec = VIDEO_OUTPUTS[path.suffix.lower()]
+            write_video(path, self.frames(source), fps=source.fps, codec=codec, request=item.request)
+        except GanctlError as e:
+            return replace(item, error=e)
+        return replace(item, ms=1000 * (time.perf_counter() - start))
+
+    def frames(self, source: Video) -> "Iterator[np.ndarray]":
+        for frame in source.frames:
+            frame = resize(frame, self.size or frame.shape[:2])
+            (out,) = translate([frame], self.model, self.request.seed)
+            yield finish(frame, out, self.request.concat)
+
+    def result(self, item: Item) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "path": str(item.job.path or STREAM),
+            "input": item.job.label,
+            "seed": self.request.seed,
+            "model": self.model.name,
+            "revision": self.model.revision,
+            "status": item.status,
+        }
+        if item.pixels is not None:
+            found["size"] = [item.pixels.shape[1], item.pixels.shape[0]]
+        if item.ms:
+            found["ms"] = round(item.ms, 1)
+        return found
+
+
+def translate(images: "Sequence[np.ndarray]", model: "Model", seed: int) -> "list[np.ndarray]":
+    """Images uint8 [H, W, C] of one size → uint8 [H', W', K], through reflection up to the stride and back.
+
+    Raises GanctlError for NaN in the result and DeviceError when memory runs out.
+    """
+    import numpy as np
+    import torch
+
+    net = model.net
+    height, width = images[0].shape[:2]
+    flat = np.stack([to_channels(image, net.source.channels) for image in images])
+    below, right = -height % net.stride, -width % net.stride
+    # numpy's reflection goes on past the image's own size, which torch's does not.
+    padded = np.pad(flat, ((0, 0), (0, below), (0, right), (0, 0)), mode="reflect")
+    try:
+        with torch.inference_mode():
+            y = net.translate(from_pixels(padded, net.source.range).to(model.device), seed=seed)
+            pixels = to_pixels(y, net.target.range)
+    except torch.OutOfMemoryError as e:
+        why = f"{len(images)} of {width}x{height} pixels do not fit into the memory of {model.device}"
+        raise DeviceError("cannot translate the image", why, "try a smaller --size, or --device cpu") from e
+    scale_h, scale_w = pixels.shape[1] / padded.shape[1], pixels.shape[2] / padded.shape[2]
+    return list(pixels[:, : round(height * scale_h), : round(width * scale_w)])
+
+
+def finish(source: "np.ndarray", output: "np.ndarray", concat: bool) -> "np.ndarray":
+    """The output with the input's alpha, and beside the input if asked."""
+    import numpy as np
+
+    size = output.shape[:2]
+    if source.shape[2] == 4:
+        output = np.concatenate([to_channels(output, 3), resize(source[:, :, 3:], size)], 2)
+    if concat:
+        channels = max(source.shape[2], output.shape[2])
+        output = np.concatenate([to_channels(resize(source, size), channels), to_channels(output, channels)], 1)
+    return output
