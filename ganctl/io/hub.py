@@ -67,13 +67,13 @@ def fetch_hub(name: str, hub: HubFile, *, reporter: Reporter = SILENT) -> Path:
         if offline():
             raise _differs(name, pointer, hub.sha256)
         reporter.warn(f"the cached file of {name} is damaged", "its sha256 differs from the zoo's", "fetching it again")
-        remove_pointer(pointer)
+        remove_pointer(pointer, damaged=True)
     elif offline():
         raise not_cached(name)
     path = _download(hub.repo, hub.file, hub.revision, reporter, stage=f"pull {name}")
     if file_digest(path) != hub.sha256:
         fault = _differs(name, path, hub.sha256)
-        remove_pointer(path)
+        remove_pointer(path, damaged=True)
         raise fault
     return path
 
@@ -86,15 +86,18 @@ def _differs(name: str, path: Path, expected: str) -> WeightsError:
     )
 
 
-def remove_pointer(pointer: Path) -> int:
-    """Removes one file of the Hub's cache, and its blob unless another snapshot uses it. Gives the bytes freed."""
+def remove_pointer(pointer: Path, *, damaged: bool = False) -> int:
+    """Removes one file of the Hub's cache, and its blob unless another snapshot uses it. Gives the bytes freed.
+
+    A damaged blob goes in any case: its name promises bytes that it does not hold.
+    """
     blob = pointer.resolve()
     size = blob.stat().st_size if blob.is_file() else 0
     pointer.unlink(missing_ok=True)
     if blob == pointer:
         return size
     snapshots = pointer.parent.parent
-    if any(p.is_symlink() and p.resolve() == blob for p in snapshots.rglob("*")):
+    if not damaged and any(p.is_symlink() and p.resolve() == blob for p in snapshots.rglob("*")):
         return 0
     blob.unlink(missing_ok=True)
     return size

@@ -1,6 +1,6 @@
 """What a weights file may mention, as inert records: storages, tensors, numpy arrays, NVIDIA modules.
 
-`KNOWN` is the whole list of names a file may refer to; each stands for one of our own builders below, or only for a type.
+`KNOWN` is the whole list of names a file may refer to; each stands for one of our own builders below, or for a type.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The one door for foreign weights: torch files (zip form and the older form) and NVIDIA snapshots, read as data.
 
 Nothing in a file is imported, called or executed; there is no switch for that. Tensors come from storages whose bytes
-are counted against the file. TorchScript programs, tar checkpoints and names outside `pickle_records.KNOWN` are refused.
+are counted against the file. TorchScript programs, tar checkpoints and names not in `pickle_records.KNOWN` are refused.
 """
 
 import math

@@ -18,6 +18,8 @@ class Reporter:
     """(stage, done, total); total 0 means unknown."""
     warn: Callable[[str, str, str], None] = _ignore
     """(what, why, hint): something the user should know that stops nothing."""
+    note: Callable[[str], None] = _ignore
+    """One plain line beside the results, such as the protocol a score was made by."""
 
 
 SILENT = Reporter()

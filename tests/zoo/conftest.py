@@ -1,0 +1,108 @@
+"""A real small bundle, a small Hub that serves it, and the command line in a process of its own."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ganctl.io.bundle import write_bundle
+from ganctl.models import dcgan
+from tests.zoo.hubserver import Hub, serve
+
+ROOT = Path(__file__).parents[2]
+CONFIG = {"resolution": 16, "channels": 1, "z_dim": 8, "ngf": 4, "ndf": 4}
+TOKEN = "hf_" + "abcdefghijklmnop"
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained DCGAN of 16 x 16 px, with a card."""
+    import torch
+
+    torch.manual_seed(0)
+    nets = dcgan.build(dcgan.Config(**CONFIG))
+    folder = tmp_path_factory.mktemp("bundle") / "tiny"
+    card = {"task": "sample", "license": "apache-2.0", "trained_on": "nothing"}
+    write_bundle(folder, model="dcgan", config=CONFIG, states={"G": nets.G.state_dict()}, card=card)
+    return folder
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serve() as running:
+        yield running
+
+
+@dataclass
+class World:
+    """One machine: its caches, its zoo, its Hub."""
+
+    hub: Hub
+    folder: Path
+    bundle: Path
+    env: dict[str, str]
+
+    def weights(self) -> bytes:
+        return (self.bundle / "G.safetensors").read_bytes()
+
+    def publish(self, repo: str = "org/tiny", **options: Any) -> str:
+        return self.hub.add(repo, {f.name: f.read_bytes() for f in self.bundle.iterdir()}, **options)
+
+    def zoo(self, text: str) -> Path:
+        path = self.folder / "zoo.yaml"
+        path.write_text(text)
+        return path
+
+    def zoo_of(self, commit: str, *, repo: str = "org/tiny", sha256: str = "", card: str = "") -> Path:
+        data = self.weights()
+        return self.zoo(
+            f"tiny-gan:\n  model: dcgan\n  config: {json.dumps(CONFIG)}\n  weights:\n    hub:\n      repo: {repo}\n"
+            f"      revision: {commit}\n      file: G.safetensors\n      bytes: {len(data)}\n"
+            f"      sha256: '{sha256 or hashlib.sha256(data).hexdigest()}'\n"
+            f"  card: {{task: sample, license: Apache-2.0{card}}}\n"
+        )
+
+    def start(self, *args: str, **env: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-W", "error::ResourceWarning", "-m", "ganctl", *args],
+            env={**self.env, **env},
+            cwd=self.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, *args: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        process = self.start(*args, **env)
+        out, err = process.communicate(timeout=120)
+        assert "Traceback" not in err, err
+        for forbidden in (TOKEN, "weights_only", "huggingface_hub.errors", "force_download"):
+            assert forbidden not in out + err
+        return subprocess.CompletedProcess(args, process.returncode, out, err)
+
+    def pull(self, name: str = "tiny-gan", **env: str) -> "subprocess.CompletedProcess[str]":
+        return self.run("zoo", "pull", name, **env)
+
+
+@pytest.fixture
+def world(hub: Hub, bundle: Path, tmp_path: Path) -> World:
+    dropped = ("HF_", "HUGGING", "GANCTL_", "XDG_", "TRANSFORMERS_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(dropped) and "proxy" not in k.lower()}
+    env |= {
+        "HOME": str(tmp_path),
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "GANCTL_CACHE": str(tmp_path / "cache"),
+        "GANCTL_ZOO": str(tmp_path / "zoo.yaml"),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    return World(hub, tmp_path, bundle, env)
