@@ -1,0 +1,134 @@
+"""What every test shares: the command line in a process of its own, tiny real networks, and where golden files lie."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("GANCTL_SHARED", ROOT.parent / "shared"))
+"""Reference data beside the checkout; tests that need it are skipped where it is not."""
+COPIES = Path(__file__).parent / "golden" / "data"
+"""Small golden files that travel with the tests."""
+
+
+def golden(name: str) -> Path:
+    """A file recorded from a reference program: the committed copy, else SHARED's; without either the test is skipped."""
+    for folder in (COPIES, SHARED / "golden"):
+        if (folder / name).exists():
+            return folder / name
+    pytest.skip(f"needs golden/{name}")
+
+
+def shared_data(name: str) -> Path:
+    """Real data beside the checkout, such as `mnist/train-images-idx3-ubyte.gz`; skips the test without it."""
+    path = SHARED / "data" / name
+    if not path.exists():
+        pytest.skip(f"needs data/{name}")
+    return path
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+
+@dataclass
+class Shell:
+    """`ganctl` as a user has it, in a folder and home of its own, with no network and no settings of this machine."""
+
+    folder: Path
+    env: dict[str, str]
+
+    def start(self, *args: object, **options: object) -> "subprocess.Popen[bytes]":
+        env = {**self.env, **options.pop("env", {})}  # type: ignore[dict-item]
+        command = [sys.executable, "-m", "ganctl", *map(str, args)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, env=env, stdin=pipe, stdout=pipe, stderr=pipe, **options)  # type: ignore[call-overload]
+
+    def bytes(self, *args: object, stdin: bytes = b"", timeout: float = 240, **env: str) -> tuple[int, bytes, str]:
+        """Exit code, stdout as bytes, stderr. No failure may show a traceback or advise to weaken a protection."""
+        process = self.start(*args, env=env)
+        out, err = process.communicate(stdin, timeout=timeout)
+        text = err.decode(errors="replace")
+        for forbidden in ("Traceback", "weights_only", "allow_pickle", "add_safe_globals"):
+            assert forbidden not in text, text
+        return process.returncode, out, text
+
+    def __call__(self, *args: object, stdin: bytes = b"", timeout: float = 240, **env: str) -> Done:
+        code, out, err = self.bytes(*args, stdin=stdin, timeout=timeout, **env)
+        return Done(code, out.decode(errors="surrogateescape"), err)
+
+    def ok(self, *args: object, **options: object) -> Done:
+        """The same, which must succeed."""
+        done = self(*args, **options)  # type: ignore[arg-type]
+        assert done.code == 0, done.err
+        return done
+
+
+@pytest.fixture
+def ganctl(tmp_path: Path) -> Shell:
+    dropped = ("HF_", "HUGGING", "GANCTL_", "XDG_", "TRANSFORMERS_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(dropped) and "proxy" not in k.lower()}
+    env |= {
+        "HOME": str(tmp_path / "home"),
+        "GANCTL_CACHE": str(tmp_path / "home" / "cache"),
+        # A port where nobody listens: a request that should not be made fails at once.
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": "1",
+        "GANCTL_DEVICE": "cpu",
+        "COLUMNS": "100",
+    }
+    (tmp_path / "home").mkdir()
+    work = tmp_path / "work"
+    work.mkdir()
+    return Shell(work, env)
+
+
+Tiny = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """`tiny("dcgan", resolution=16, …)` → a bundle of that family's real, untrained networks, made once per config."""
+    from dataclasses import fields
+
+    import torch
+
+    from ganctl.config import parse, to_plain
+    from ganctl.io.bundle import write_bundle
+    from ganctl.load import family
+
+    made: dict[tuple, Path] = {}
+
+    def make(model: str, **config: object) -> Path:
+        key = (model, repr(sorted(config.items())))
+        if key not in made:
+            module = family(model)
+            cfg = parse(module.Config, config, where=f"tiny {model}")
+            torch.manual_seed(0)
+            nets = module.build(cfg)
+            public = fields(module.Nets)[0].name
+            path = tmp_path_factory.mktemp("bundles") / f"tiny-{model}"
+            states = {f.name: getattr(nets, f.name).state_dict() for f in fields(module.Nets)}
+            states = {f"{public}_ema": states[public], **states}
+            card = {"license": "Apache-2.0", "trained_on": "nothing"}
+            write_bundle(path, model=model, config=to_plain(cfg), states=states, card=card)
+            made[key] = path
+        return made[key]
+
+    return make
