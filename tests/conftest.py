@@ -17,7 +17,7 @@ COPIES = Path(__file__).parent / "golden" / "data"
 
 
 def golden(name: str) -> Path:
-    """A file recorded from a reference program: the committed copy, else SHARED's; without either the test is skipped."""
+    """A file recorded from a reference program: the committed copy, else SHARED's; skips the test without either."""
     for folder in (COPIES, SHARED / "golden"):
         if (folder / name).exists():
             return folder / name
