@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests run in parallel processes: one thread each is fastest, and the same numbers everywhere. Before torch is loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("GANCTL_SHARED", ROOT.parent / "shared"))
 """Reference data beside the checkout; tests that need it are skipped where it is not."""
