@@ -86,11 +86,25 @@ def network(bundle: Bundle, net: str) -> Any:
 
     module = family(bundle.model)
     cfg = parse(module.Config, bundle.config, where=f"the config in {quoted(bundle.path / 'model.json')}")
-    # On the meta device nothing is initialised only to be thrown away.
-    with torch.device("meta"):
+    # On the meta device, and without its initial values, nothing is drawn only to be thrown away.
+    with torch.device("meta"), _no_init():
         built = getattr(module.build(cfg), net.removesuffix("_ema"))
     load_into(built, bundle.state(net), where=f"{quoted(bundle.path)} ({net})")
     return built.eval().requires_grad_(False)
+
+
+def _no_init() -> Any:
+    """Skips torch.nn.init: on the meta device its draws change nothing and cost a second's imports."""
+    from torch.overrides import TorchFunctionMode
+
+    class NoInit(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if getattr(func, "__module__", None) == "torch.nn.init":
+                return kwargs["tensor"] if "tensor" in kwargs else args[0]
+            return func(*args, **kwargs)
+
+    return NoInit()
 
 
 def load(ref: str, *, device: str = "auto", reporter: Reporter = SILENT) -> Model:
