@@ -13,27 +13,41 @@ from typing import IO
 
 from ganctl.errors import GanctlError, UsageError, quoted
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+TEMPORARY = ".ganctl-tmp"
+# Python can only read the umask by setting it, which no other thread may notice: so once, at import.
+UMASK = os.umask(0o022)
+os.umask(UMASK)
+_swept: set[Path] = set()
+
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """A binary stream that becomes `path` when the block ends: written beside, flushed, renamed, folder flushed.
 
-    An exception leaves the old file as it was and no temporary behind. Raises GanctlError for a full disk or a
-    refused permission.
+    An exception leaves the old file as it was and no temporary behind; what a killed process left in the folder is
+    removed on the way. Raises GanctlError for a full disk or a refused permission.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp")
+        _sweep(path.parent)
+        fd, temporary = _locked_temporary(path)
     except OSError as e:
         raise write_error(path, e) from e
-    temporary = Path(name)
     try:
         with os.fdopen(fd, "wb") as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+            os.fsync(fd)
+            temporary.chmod(0o666 & ~UMASK)
+            if fcntl:  # Still locked, so that nobody takes it for abandoned.
+                temporary.replace(path)
+        if not fcntl:
+            temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as e:
         temporary.unlink(missing_ok=True)
@@ -55,7 +69,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in sorted(temporary.rglob("*")):
             _sync_folder(file)
-        temporary.chmod(0o777 & ~_umask())
+        temporary.chmod(0o777 & ~UMASK)
         if path.exists():
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".old"))
             path.rename(old / "old")
@@ -127,11 +141,35 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _umask() -> int:
-    # Python can only read the umask by setting it; nothing else in ganctl depends on it in between.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _locked_temporary(path: Path) -> tuple[int, Path]:
+    """A new file beside `path`, locked while it is open: the lock says that its writer lives."""
+    while True:
+        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=TEMPORARY)
+        if not fcntl:
+            return fd, Path(name)
+        # A file system without locks locks nothing, and then _sweep removes nothing.
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            return fd, Path(name)
+        os.close(fd)  # Swept between its making and its locking.
+
+
+def _sweep(folder: Path) -> None:
+    """Removes, once per folder and process, the temporary files whose writers were killed."""
+    if not fcntl or folder in _swept:
+        return
+    _swept.add(folder)
+    with os.scandir(folder) as entries:
+        names = [e.path for e in entries if e.name.startswith(".") and e.name.endswith(TEMPORARY)]
+    for name in names:
+        with contextlib.suppress(OSError):
+            fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                Path(name).unlink()
+            finally:
+                os.close(fd)
 
 
 def _sync_folder(path: Path) -> None:
