@@ -3,44 +3,47 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Le, MaxLen
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ganctl.config import config
+from ganctl.errors import UsageError
 from ganctl.losses.adversarial import LOG_LOSS_G, log_loss_d
 from ganctl.nn.layers import halvings, init_normal, normal_prior
 from ganctl.nn.norm import BatchNorm
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.ranges import Count, Moment, Rate
 from ganctl.spec import Image
 
 TRAIN = {"batch": 128}
 
-Layer = tuple[int, int, int, int]
+Layer = tuple[Count, Count, Count, Annotated[int, Ge(0), Le(64)]]
 """(output channels, kernel, stride, padding) of one (transposed) convolution."""
 
 
 @config
 class Config:
-    resolution: int = 64
-    channels: int = 3
-    z_dim: int = 100
+    resolution: Count = 64
+    channels: Count = 3
+    z_dim: Count = 100
     """Dimension of z (fig. 1). Deviation: N(0, I) in place of U[-1, 1], as all published weights have it."""
-    ngf: int = 64
+    ngf: Count = 64
     """Width of G's last hidden layer, doubled towards the input: 64 gives fig. 1's networks at half width."""
-    ndf: int = 64
-    g_layers: tuple[Layer, ...] | None = None
+    ndf: Count = 64
+    g_layers: Annotated[tuple[Layer, ...], MaxLen(32)] | None = None
     """G's layers where a published network departs from fig. 1; None follows the figure."""
     g_bias: bool = False
     """Biases in G's convolutions: they stand before a batch norm, so the figure's network needs none."""
     batch_norm: bool = True
-    """False leaves batch norm out of G and D (WGAN's robustness figure)."""
+    """False leaves batch norm out of G (WGAN, fig. 6)."""
     loss: Literal["minimax", "non_saturating"] = "non_saturating"
-    glr: float = 2e-4
+    glr: Rate = 2e-4
     """Sec. 4: Adam with 0.0002 …"""
-    dlr: float = 2e-4
-    beta1: float = 0.5
+    dlr: Rate = 2e-4
+    beta1: Moment = 0.5
     """… and momentum 0.5."""
 
 
@@ -52,6 +55,16 @@ def paper_layers(cfg: Config) -> tuple[Layer, ...]:
     n, base = halvings(cfg.resolution)
     hidden = [(cfg.ngf * 2**i, 4, 2, 1) for i in reversed(range(n - 1))]
     return ((cfg.ngf * 2 ** (n - 1), base, 1, 0), *hidden, (cfg.channels, 4, 2, 1))
+
+
+def _check_side(table: Sequence[Layer], resolution: int) -> None:
+    side = 1
+    for _, kernel, stride, padding in table:
+        side = (side - 1) * stride - 2 * padding + kernel
+    if side != resolution:
+        raise UsageError(
+            f"cannot build dcgan for {resolution} px", f"its g_layers give {side} px", "set resolution to that"
+        )
 
 
 class Generator(nn.Module):
@@ -69,6 +82,7 @@ class Generator(nn.Module):
             # No batch norm in the output layer (sec. 3).
             layers += [nn.Tanh()] if last else [*([BatchNorm(out)] if cfg.batch_norm else []), nn.ReLU()]
             width = out
+        _check_side(table, cfg.resolution)
         self.main = nn.Sequential(*layers)
         init_normal(self)
 
@@ -94,7 +108,7 @@ class Discriminator(nn.Module):
             out = cfg.ndf * 2**i
             layers.append(nn.Conv2d(width, out, 4, 2, 1, bias=False))
             # No batch norm in the input layer (sec. 3).
-            layers += [*([BatchNorm(out)] if cfg.batch_norm and i > 0 else []), nn.LeakyReLU(0.2)]
+            layers += [*([BatchNorm(out)] if i > 0 else []), nn.LeakyReLU(0.2)]
             width = out
         layers.append(nn.Conv2d(width, 1, base, 1, 0, bias=False))
         self.main = nn.Sequential(*layers)

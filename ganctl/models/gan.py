@@ -11,6 +11,7 @@ from ganctl.config import config
 from ganctl.losses.adversarial import LOG_LOSS_G, log_loss_d
 from ganctl.nn.layers import mlp, normal_prior, pixels
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.ranges import Count, Moment, Rate, Widths
 from ganctl.spec import Image
 
 TRAIN = {"batch": 100}
@@ -18,22 +19,22 @@ TRAIN = {"batch": 100}
 
 @config
 class Config:
-    resolution: int = 28
-    channels: int = 1
-    z_dim: int = 100
+    resolution: Count = 28
+    channels: Count = 1
+    z_dim: Count = 100
     """Deviation: N(0, I) in place of the paper's uniform noise, as every later GAN has it."""
-    g_hidden: tuple[int, ...] = (1200, 1200)
+    g_hidden: Widths = (1200, 1200)
     """Rectifier layers of G (sec. 5)."""
-    d_hidden: tuple[int, ...] = (512, 256)
+    d_hidden: Widths = (512, 256)
     """Deviation: leaky ReLU 0.2 in place of maxout and dropout (sec. 5)."""
     loss: Literal["minimax", "non_saturating"] = "non_saturating"
     """Sec. 3: "rather than training G to minimize log(1 - D(G(z))) we can train G to maximize log D(G(z))"."""
-    k: int = 1
+    k: Count = 1
     """Discriminator steps for each generator step (alg. 1)."""
-    glr: float = 2e-4
+    glr: Rate = 2e-4
     """Deviation: Adam in place of momentum SGD."""
-    dlr: float = 2e-4
-    beta1: float = 0.5
+    dlr: Rate = 2e-4
+    beta1: Moment = 0.5
 
 
 class Generator(nn.Module):

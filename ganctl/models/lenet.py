@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.ranges import Count, Rate
 from ganctl.spec import Image, Label
 
 TRAIN = {"batch": 100}
@@ -18,10 +19,10 @@ TRAIN = {"batch": 100}
 
 @config
 class Config:
-    resolution: int = 28
-    channels: int = 1
-    classes: int = 10
-    lr: float = 1e-3
+    resolution: Count = 28
+    channels: Count = 1
+    classes: Count = 10
+    lr: Rate = 1e-3
     """Deviation: Adam and cross-entropy in place of stochastic diagonal Levenberg-Marquardt (sec. III)."""
 
 

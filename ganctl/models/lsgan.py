@@ -5,6 +5,7 @@ from ganctl.losses.adversarial import least_squares_d, least_squares_g
 from ganctl.models import dcgan
 from ganctl.models.dcgan import Nets
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.ranges import Count, Moment, Rate, Real
 
 TRAIN = {"batch": 64}
 
@@ -13,22 +14,22 @@ TRAIN = {"batch": 64}
 class Config:
     """Deviation: DCGAN's networks, which the paper's D is; its G adds two layers of stride 1 at 112 px (fig. 2)."""
 
-    resolution: int = 64
-    channels: int = 3
-    z_dim: int = 1024
+    resolution: Count = 64
+    channels: Count = 3
+    z_dim: Count = 1024
     """Fig. 2."""
-    ngf: int = 64
-    ndf: int = 64
-    a: float = 0.0
+    ngf: Count = 64
+    ndf: Count = 64
+    a: Real = 0.0
     """Target of D for generated images (eq. 9: a = 0, b = c = 1) …"""
-    b: float = 1.0
+    b: Real = 1.0
     """… for real ones …"""
-    c: float = 1.0
+    c: Real = 1.0
     """… and what G wants D to say. Eq. 8's a = -1, b = 1, c = 0 minimises the Pearson χ² divergence."""
-    glr: float = 1e-3
+    glr: Rate = 1e-3
     """Sec. 4.1: 0.001 on LSUN."""
-    dlr: float = 1e-3
-    beta1: float = 0.5
+    dlr: Rate = 1e-3
+    beta1: Moment = 0.5
 
 
 def networks(cfg: Config) -> dcgan.Config:

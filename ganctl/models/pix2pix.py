@@ -3,19 +3,22 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ganctl.config import config
+from ganctl.errors import UsageError
 from ganctl.losses.adversarial import log_loss_d, non_saturating_g
 from ganctl.nn.layers import Uniform, dropout, init_normal, uniform_from
 from ganctl.nn.norm import NORMS, BatchNorm
 from ganctl.nn.patchgan import PatchGAN
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image
 
 TRAIN = {"batch": 1}
@@ -23,28 +26,28 @@ TRAIN = {"batch": 1}
 
 @config
 class Config:
-    resolution: int = 256
+    resolution: Count = 256
     """Side of training images; the networks take any multiple of 2^num_downs."""
-    source_channels: int = 3
-    channels: int = 3
+    source_channels: Count = 3
+    channels: Count = 3
     """Channels of the target."""
-    ngf: int = 64
-    ndf: int = 64
-    num_downs: int = 8
+    ngf: Count = 64
+    ndf: Count = 64
+    num_downs: Annotated[int, Ge(2), Le(12)] = 8
     """Levels of the U-Net: 8 take 256 px to 1 px (appendix 6.1.1)."""
-    n_layers: int = 3
+    n_layers: Annotated[int, Ge(1), Le(8)] = 3
     """Of PatchGAN: 3 is the 70 × 70 discriminator (appendix 6.1.2)."""
     norm: Literal["batch", "instance"] = "batch"
     dropout: bool = True
     """z enters as dropout alone, at training and at test time (sec. 3.2)."""
     test_time: Literal["paper", "stored"] = "paper"
     """paper: dropout stays on and batch norm uses the image's own statistics (sec. 3.3); stored: neither."""
-    l1_weight: float = 100.0
-    """λ (eq. 4, sec. 3.3)."""
-    glr: float = 2e-4
+    l1_weight: Weight = 100.0
+    """λ (eq. 4): 100 (sec. 4.2)."""
+    glr: Rate = 2e-4
     """Sec. 3.3: Adam, 0.0002, momenta 0.5 and 0.999."""
-    dlr: float = 2e-4
-    beta1: float = 0.5
+    dlr: Rate = 2e-4
+    beta1: Moment = 0.5
 
 
 class Level(nn.Module):
@@ -101,7 +104,8 @@ class Generator(nn.Module):
         widths = [cfg.ngf * min(2**i, 8) for i in range(cfg.num_downs)]
         level = Level(widths[-2], widths[-1], None, cfg, drop=False)
         for i in reversed(range(1, cfg.num_downs - 1)):
-            # Dropout in the middle levels, where the width no longer grows (appendix 6.1.1: CD512 three times).
+            # Deviation: the decoder's three dropouts (appendix 6.1.1: CD512 three times) begin one level above the
+            # innermost, as in the authors' PyTorch port and all published weights; the paper's begin with it.
             level = Level(widths[i - 1], widths[i], level, cfg, drop=cfg.dropout and i >= 4)
         self.model = Outermost(level, cfg)
         init_normal(self)
@@ -127,6 +131,13 @@ class Nets:
 
 
 def build(cfg: Config) -> Nets:
+    """Raises UsageError for a training side that the U-Net cannot halve, or of which PatchGAN sees no patch."""
+    step = 2**cfg.num_downs
+    where = f"cannot build pix2pix for {cfg.resolution} px"
+    if cfg.resolution % step:
+        raise UsageError(where, f"{cfg.num_downs} levels take multiples of {step} px", "choose another num_downs")
+    if cfg.resolution < 3 * 2**cfg.n_layers:
+        raise UsageError(where, f"n_layers = {cfg.n_layers} needs {3 * 2**cfg.n_layers} px", "choose fewer n_layers")
     D = PatchGAN(cfg.source_channels + cfg.channels, ndf=cfg.ndf, n_layers=cfg.n_layers, norm=cfg.norm)
     init_normal(D)
     return Nets(Generator(cfg), D)
@@ -145,7 +156,7 @@ def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:
 
 
 def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
-    """max_G E log D(x, G(x, z)), and λ E ‖y - G(x, z)‖₁  (eq. 4, sec. 3.3)."""
+    """max_G E log D(x, G(x, z)), and λ E ‖y - G(x, z)‖₁  (eq. 3 and 4, sec. 3.3)."""
     x, y = pair(b)
     fake = n.G(x, p.uniform)
     return {

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.nn.layers import mlp, normal_prior, pixels
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.ranges import Count, Rate, Widths
 from ganctl.spec import Image
 
 TRAIN = {"batch": 100}
@@ -17,13 +18,13 @@ TRAIN = {"batch": 100}
 
 @config
 class Config:
-    resolution: int = 28
-    channels: int = 1
-    z_dim: int = 20
+    resolution: Count = 28
+    channels: Count = 1
+    z_dim: Count = 20
     """Fig. 2 tries 3 to 200."""
-    hidden: tuple[int, ...] = (500,)
+    hidden: Widths = (500,)
     """Hidden units of encoder and decoder (sec. 5)."""
-    lr: float = 1e-3
+    lr: Rate = 1e-3
     """Deviation: Adam in place of Adagrad."""
 
 

@@ -13,6 +13,7 @@ from ganctl.losses.regularizers import gradient_penalty
 from ganctl.nn.layers import halvings, normal_prior
 from ganctl.nn.norm import BatchNorm
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image
 
 TRAIN = {"batch": 64}
@@ -22,22 +23,22 @@ TRAIN = {"batch": 64}
 class Config:
     """The residual networks of appendix F (CIFAR-10), one doubling more or less for other sizes."""
 
-    resolution: int = 32
-    channels: int = 3
-    z_dim: int = 128
-    width: int = 128
+    resolution: Count = 32
+    channels: Count = 3
+    z_dim: Count = 128
+    width: Count = 128
     """Feature maps of every block, G and critic (appendix F)."""
     batch_norm: bool = True
     """In G only: the penalty speaks of single samples, so the critic has none (sec. 4, "No critic batch norm")."""
-    gp_weight: float = 10.0
+    gp_weight: Weight = 10.0
     """λ (alg. 1)."""
-    n_critic: int = 5
+    n_critic: Count = 5
     """Alg. 1."""
-    glr: float = 2e-4
+    glr: Rate = 2e-4
     """Appendix F. Deviation: constant, not decayed to 0 over 100,000 steps."""
-    dlr: float = 2e-4
-    beta1: float = 0.0
-    beta2: float = 0.9
+    dlr: Rate = 2e-4
+    beta1: Moment = 0.0
+    beta2: Moment = 0.9
     """Adam's moments (alg. 1)."""
 
 
@@ -45,11 +46,12 @@ class Block(nn.Module):
     """Pre-activation residual block of two 3 × 3 convolutions (appendix F).
 
     `scale` 2: nearest-neighbour upsampling before the first; ½: mean pooling after the second; 1: neither.
+    `first` leaves out the leading ReLU, which would cut the dark half of an image's range off (the authors' code).
     """
 
-    def __init__(self, inputs: int, outputs: int, *, scale: float, norm: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, *, scale: float, norm: bool, first: bool = False) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.first = scale, first
         self.norm1 = BatchNorm(inputs) if norm else nn.Identity()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.norm2 = BatchNorm(outputs) if norm else nn.Identity()
@@ -57,7 +59,7 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if scale != 1 or inputs != outputs else nn.Identity()
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k h2 w2"]:
-        y = F.relu(self.norm1(x))
+        y = x if self.first else F.relu(self.norm1(x))
         if self.scale == 2:
             x, y = F.interpolate(x, scale_factor=2.0), F.interpolate(y, scale_factor=2.0)
         y = self.conv2(F.relu(self.norm2(self.conv1(y))))
@@ -97,7 +99,7 @@ class Discriminator(nn.Module):
         super().__init__()
         w = cfg.width
         self.blocks = nn.Sequential(
-            Block(cfg.channels, w, scale=0.5, norm=False),
+            Block(cfg.channels, w, scale=0.5, norm=False, first=True),
             Block(w, w, scale=0.5, norm=False),
             Block(w, w, scale=1, norm=False),
             Block(w, w, scale=1, norm=False),
