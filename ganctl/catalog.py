@@ -218,8 +218,9 @@ def snapshots(run: Path) -> list[Path]:
     folder = run / "snapshots"
     if not folder.is_dir():
         return []
-    found = [p for p in folder.iterdir() if p.name.isdigit() and (p / "model.json").is_file()]
-    return sorted(found, key=lambda p: int(p.name), reverse=True)
+    # 000512, or 000512.300 where the batch does not divide a thousand images: names sort by age.
+    found = [p for p in folder.iterdir() if re.fullmatch(r"\d+(\.\d+)?", p.name) and (p / "model.json").is_file()]
+    return sorted(found, key=lambda p: float(p.name), reverse=True)
 
 
 class _Reader:
