@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import LOG_LOSS_G, log_loss_d
-from ganctl.nn.layers import halvings, init_normal, normal_prior
+from ganctl.nn.layers import halvings, init_normal, normal_prior, numbered_convs
 from ganctl.nn.norm import BatchNorm
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate
@@ -154,12 +154,12 @@ def optimizers(cfg: Config) -> dict[str, Optimizer]:
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """Two published layouts of G: PyTorch's example (`main.N`, fig. 1) and blocks `gen.K.0` (conv), `gen.K.1` (norm).
+    """PyTorch's example (G or D, keys `main.N`, fig. 1), and G in blocks `gen.K.0` (conv), `gen.K.1` (norm).
 
     The second states no strides or paddings; known is the 28 px network of kernels 3, 4, 3, 4 and strides 2, 1, 2, 2.
     """
-    if "main.0.weight" in state and state["main.0.weight"].ndim == 4 and "main.1.running_mean" in state:
-        convs = [v for k, v in state.items() if re.fullmatch(r"main\.\d+\.weight", k) and v.ndim == 4]
+    convs = numbered_convs(state, r"main\.(\d{1,4})\.weight")
+    if len(convs) > 1 and "main.1.running_mean" in state:
         base = convs[0].shape[-1]
         if any(c.shape[-1] != 4 for c in convs[1:]):
             return None
@@ -170,19 +170,24 @@ def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str
             "ngf": convs[-1].shape[0],
         }
         return cfg, {"G": dict(state)}
-    convs = [state.get(f"gen.{k}.0.weight") for k in range(4)]
-    if any(c is None or c.ndim != 4 for c in convs) or "gen.4.0.weight" in state:
+    if len(convs) > 1 and "main.2.weight" in state:
+        if convs[-1].shape[0] != 1 or any(c.shape[-1] != 4 for c in convs[:-1]):
+            return None
+        side = convs[-1].shape[-1] * 2 ** (len(convs) - 1)
+        return {"resolution": side, "channels": convs[0].shape[1], "ndf": convs[0].shape[0]}, {"D": dict(state)}
+    return _blocks(state)
+
+
+def _blocks(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    convs = numbered_convs(state, r"gen\.(\d{1,4})\.0\.weight")
+    if [c.shape[-1] for c in convs] != [3, 4, 3, 4]:
         return None
-    kernels = [c.shape[-1] for c in convs if c is not None]
-    if kernels != [3, 4, 3, 4]:
-        return None
-    table = [(c.shape[1], c.shape[-1], s, 0) for c, s in zip(convs, (2, 1, 2, 2), strict=True) if c is not None]
-    cfg = {"resolution": 28, "channels": table[-1][0], "z_dim": convs[0].shape[0], "g_layers": table, "g_bias": True}  # type: ignore[union-attr]
-    renamed = {_plain_name(k): v for k, v in state.items()}
-    return cfg, {"G": renamed}
+    table = [(c.shape[1], c.shape[-1], stride, 0) for c, stride in zip(convs, (2, 1, 2, 2), strict=True)]
+    cfg = {"resolution": 28, "channels": table[-1][0], "z_dim": convs[0].shape[0], "g_layers": table, "g_bias": True}
+    return cfg, {"G": {_plain_name(k): v for k, v in state.items()}}
 
 
 def _plain_name(key: str) -> str:
     """gen.K.J.x → main.(3K + J).x: three modules a block."""
-    _, block, layer, rest = key.split(".", 3)
-    return f"main.{3 * int(block) + int(layer)}.{rest}"
+    match = re.fullmatch(r"gen\.(\d{1,3})\.(\d)\.(.+)", key)
+    return f"main.{3 * int(match[1]) + int(match[2])}.{match[3]}" if match else key

@@ -1,5 +1,6 @@
 """GAN: Goodfellow et al., Generative Adversarial Nets, 2014. arXiv:1406.2661."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -104,16 +105,18 @@ def optimizers(cfg: Config) -> dict[str, Optimizer]:
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """Perceptrons saved as a bare Sequential of three linear layers and ReLUs (keys 0, 2, 4), square grey images."""
-    if set(state) != {f"{i}.{p}" for i in (0, 2, 4) for p in ("weight", "bias")}:
+    """Perceptrons saved as a bare Sequential of three linear layers (keys 0, 2, 4): G with ReLU, D with leaky ReLU.
+
+    Images are square and grey. Which activation a file was trained with cannot be seen in it.
+    """
+    if set(state) != {f"{i}.{p}" for i in (0, 2, 4) for p in ("weight", "bias")} or state["0.weight"].ndim != 2:
         return None
-    side = round(state["4.bias"].numel() ** 0.5)
-    if side * side != state["4.bias"].numel() or side < 8:
+    inputs, hidden = state["0.weight"].shape[1], [state[k].numel() for k in ("0.bias", "2.bias")]
+    outputs = state["4.bias"].numel()
+    side = math.isqrt(inputs if outputs == 1 else outputs)
+    if side < 8 or side * side not in (inputs, outputs):
         return None
-    cfg = {
-        "resolution": side,
-        "channels": 1,
-        "z_dim": state["0.weight"].shape[1],
-        "g_hidden": [len(state["0.bias"]), len(state["2.bias"])],
-    }
-    return cfg, {"G": {f"main.{k}": v for k, v in state.items()}}
+    renamed = {f"main.{k}": v for k, v in state.items()}
+    if outputs == 1:
+        return {"resolution": side, "channels": 1, "d_hidden": hidden}, {"D": renamed}
+    return {"resolution": side, "channels": 1, "z_dim": inputs, "g_hidden": hidden}, {"G": renamed}

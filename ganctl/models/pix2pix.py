@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import log_loss_d, non_saturating_g
-from ganctl.nn.layers import Uniform, dropout, init_normal, uniform_from
+from ganctl.nn.layers import Uniform, dropout, init_normal, numbered_convs, uniform_from
 from ganctl.nn.norm import NORMS, BatchNorm
 from ganctl.nn.patchgan import PatchGAN
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
@@ -177,16 +177,17 @@ def optimizers(cfg: Config) -> dict[str, Optimizer]:
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """The authors' PyTorch port: `model.model.1.model.3.model…`, one nesting a level.
+    """The authors' PyTorch port: the U-Net `model.model.1.model.3.model…`, one nesting a level, and PatchGAN `model.N`.
 
     Instance norms saved with running statistics by its oldest versions are read without them. Whether a batch-norm
     network had dropout cannot be seen in the keys; the authors' models have it.
     """
-    first = state.get("model.model.0.weight")
-    if first is None or "model.model.1.model.1.weight" not in state:
+    if "model.0.weight" in state:
+        return _patchgan(state)
+    first, last = state.get("model.model.0.weight"), state.get("model.model.3.weight")
+    if first is None or last is None or "model.model.1.model.1.weight" not in state:
         return None
-    last = state.get("model.model.3.weight")
-    if last is None or last.ndim != 4:
+    if first.ndim != 4 or last.ndim != 4:
         return None
     depth, prefix = 2, "model.model.1"
     while f"{prefix}.model.3.model.1.weight" in state:
@@ -201,6 +202,17 @@ def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str
         "norm": "batch" if batch_norm else "instance",
         "dropout": batch_norm,
     }
-    stale = ("running_mean", "running_var", "num_batches_tracked")
-    kept = {k: v for k, v in state.items() if batch_norm or not k.endswith(stale)}
-    return cfg, {"G": kept}
+    return cfg, {"G": dict(state) if batch_norm else _without_statistics(state)}
+
+
+def _patchgan(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    convs = numbered_convs(state, r"model\.(\d{1,4})\.weight")
+    if len(convs) < 3 or convs[-1].shape[0] != 1 or any(c.shape[-1] != 4 for c in convs):
+        return None
+    batch_norm = "model.3.weight" in state
+    cfg = {"ndf": convs[0].shape[0], "n_layers": len(convs) - 2, "norm": "batch" if batch_norm else "instance"}
+    return cfg, {"D": dict(state) if batch_norm else _without_statistics(state)}
+
+
+def _without_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v for k, v in state.items() if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))}

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -74,3 +75,12 @@ def mlp(sizes: Sequence[int], activation: nn.Module) -> list[nn.Module]:
 
 def pixels(channels: int, resolution: int) -> int:
     return math.prod((channels, resolution, resolution))
+
+
+def numbered_convs(state: Mapping[str, Tensor], pattern: str) -> list[Tensor]:
+    """The convolutions of a Sequential in a published file, by the number in their key, group 1 of `pattern`.
+
+    The order of the keys says nothing: safetensors sorts them as text, 10 before 2.
+    """
+    found = {int(m[1]): v for k, v in state.items() if (m := re.fullmatch(pattern, k)) and v.ndim == 4}
+    return [found[i] for i in sorted(found)]
