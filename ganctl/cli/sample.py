@@ -21,7 +21,7 @@ def sample(
         rich_help_panel=WHICH)] = 0,
     seeds: Annotated[str | None, typer.Option(metavar="LIST", help="Seeds, as in 0-35,85.",
         rich_help_panel=WHICH)] = None,
-    latents: Annotated[list[str] | None, typer.Option(metavar="FILE.npz", help="Latents in place of seeds; repeatable.",
+    latents: Annotated[list[str] | None, typer.Option(metavar="F.npz…", help="In place of seeds.",
         rich_help_panel=WHICH)] = None,
     out: Annotated[str | None, typer.Option("-o", "--out", metavar="DIR|x.png|x.zip|-", rich_help_panel=WHERE,
         help="A folder, one image, a zip, or - for stdout (image, or tar of many). Default: out/MODEL/sample.")] = None,
@@ -45,7 +45,7 @@ def sample(
     ganctl sample -n 64 --grid 8x8
     """
     common = show.common()
-    from ganctl.workflows.sample import SampleRequest, plan, run
+    from ganctl.workflows.sample import SampleRequest, resolve, run
 
     request = SampleRequest(
         model=model, num=num, seed=seed, seeds=seeds, latents=tuple(latents or ()), out=out, format=format,
@@ -54,5 +54,5 @@ def sample(
         overwrite=common.overwrite,
     )
     stream = show.binary_stdout() if out == "-" and not common.dry_run else None
-    show.execute(functools.partial(run, stdout=stream), request, check=plan)
+    show.execute(functools.partial(run, stdout=stream), request, check=resolve)
 # fmt: on

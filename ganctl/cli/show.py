@@ -51,13 +51,13 @@ def execute(
     """Runs a workflow and shows it; returns its report, or None for --dry-run.
 
     `line` gives a result's text for stdout (None: nothing), `bare` the same for -q. `check` is the workflow's cheap
-    pass over the request: --dry-run runs it, so that a plan which cannot work is refused too.
+    pass over the request: --dry-run runs it, so that a plan which cannot work is refused too, and prints the request it
+    gives back with the defaults filled in, if it gives one.
     """
     settings = common()
     if settings.dry_run:
-        if check:
-            check(request)
-        _print_plan(request, settings)
+        found = check(request) if check else None
+        _print_plan(found if type(found) is type(request) else request, settings)
         return None
     global _display
     outer, _display = _display, _display or Display(settings)

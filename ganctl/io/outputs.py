@@ -47,7 +47,7 @@ def status_of(path: Path, request: Mapping[str, Any], overwrite: bool = False) -
         raise UsageError(f"cannot write {quoted(path)}", "it is a folder", "choose another name with -o")
     if overwrite or not os.path.lexists(path):
         return "write"
-    found = _npy_request(path) if path.suffix == ".npy" else _request_of(path)
+    found = request_in(path)
     if found is not None and _compared(found) == _compared(request):
         return "exists"
     if found is None:
@@ -97,7 +97,15 @@ def _npy_request(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _request_of(path: Path) -> dict[str, Any] | None:
+def request_in(path: Path) -> dict[str, Any] | None:
+    """The request that a file written by ganctl carries, whatever its kind; None for any other file."""
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return _npy_request(path)
+    if suffix in (".gif", ".mp4", ".webm"):
+        from ganctl.io.video import request_of_video
+
+        return request_of_video(path)
     from ganctl.io.images import request_of
 
     return request_of(path)

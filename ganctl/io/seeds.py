@@ -1,6 +1,7 @@
 """`--seeds 0-35,85`: a list of integers, checked and counted before anything is built."""
 
 import re
+from collections.abc import Sequence
 
 from ganctl.errors import UsageError, quoted
 
@@ -35,6 +36,17 @@ def parse_seeds(text: str, *, option: str = "--seeds") -> list[int]:
             raise UsageError(cannot, f"it names more than {MAX_SEEDS:,} seeds", "split it over several runs")
         ranges.append(range(first, last + 1))
     return [seed for part in ranges for seed in part]
+
+
+def seed_ranges(seeds: Sequence[int]) -> str:
+    """The inverse of `parse_seeds`: [0, 1, 2, 85] → '0-2,85'."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and seed == parts[-1][1] + 1:
+            parts[-1][1] = seed
+        else:
+            parts.append([seed, seed])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
 def _short(text: str) -> str:

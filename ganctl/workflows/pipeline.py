@@ -51,6 +51,15 @@ def overlapped(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def in_order(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """work(item) of every item, in order, in threads; the items come from the caller's, which goes on meanwhile."""
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        yield from _ahead(pool, work, items)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
 def _ahead(pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     waiting: deque[Future[B]] = deque()
     for item in items:

@@ -1,16 +1,20 @@
 """Sampling: seeds or latents in, one picture each out. A picture depends on model, seed and options only."""
 
-import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ganctl.errors import DeviceError, UsageError, printable, quoted
+from ganctl.errors import UsageError, quoted
+from ganctl.io.files import atomic_write
 from ganctl.io.outputs import npy_bytes, request_for, shown_name, status_of
 from ganctl.io.progress import SILENT, Reporter
-from ganctl.workflows.sample_plan import DEFAULT_MODEL, MAX_GRID, SUFFIXES, Item, Plan, SampleRequest, plan
+from ganctl.io.seeds import seed_ranges
+from ganctl.workflows.generate import half_precision, load_sampler, pictures
+from ganctl.workflows.pipeline import in_order
+from ganctl.workflows.sample_plan import DEFAULT_MODEL, SUFFIXES, Item, Plan, SampleRequest, plan, resolve, seed_item
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,9 +22,10 @@ if TYPE_CHECKING:
 
     from ganctl.load import Model
 
-__all__ = ["DEFAULT_MODEL", "SampleReport", "SampleRequest", "plan", "run"]
+__all__ = ["DEFAULT_MODEL", "SampleReport", "SampleRequest", "plan", "resolve", "run"]
 
-AUTO_BATCH = 32
+Made = tuple[Item, "Tensor | None", "np.ndarray | None"]
+"""An item, its z [*z], and its picture uint8 [H, W, C]; None when it is there already."""
 
 
 @dataclass(frozen=True)
@@ -43,26 +48,19 @@ def run(request: SampleRequest, reporter: Reporter = SILENT, stdout: IO[bytes] |
     todo = plan(request)
     if done := _all_there(todo, reporter):
         return done
-    from ganctl.load import load
-    from ganctl.protocols import Sampler
-
-    model = load(request.model, device=request.device, reporter=reporter)
-    if not isinstance(model.net, Sampler):
-        task = model.card.get("task", "another task")
-        hint = "see: ganctl zoo list --task sample"
-        raise UsageError(f"cannot sample from {quoted(request.model)}", f"it is a model for {printable(task)}", hint)
-    if model.device.type == "cpu" and request.dtype in ("fp16", "bf16"):
-        reporter.warn(f"--dtype {request.dtype} is not used", "on the CPU everything is computed in fp32", "")
-        todo = replace(todo, request=replace(request, dtype="fp32"))
+    model = load_sampler(request.model, request.device, reporter)
     return _Run(todo, model, reporter, stdout).go()
 
 
 def _all_there(todo: Plan, reporter: Reporter) -> SampleReport | None:
     """The report of a request that needs no work, found without loading torch; None when there is work."""
     request = todo.request
-    items = [Item(f"seed{s:04d}", s) for s in todo.seeds]
+    # What a half precision comes to, only the device can tell.
+    if todo.kind == "stream" or request.latents or request.overwrite or request.dtype in ("fp16", "bf16"):
+        return None
+    items = [seed_item(s) for s in todo.seeds]
     targets = [todo.path] if todo.kind == "zip" or todo.sheet_only else [todo.file(i, todo.format) for i in items]
-    if todo.kind == "stream" or request.latents or request.overwrite or not all(p and p.exists() for p in targets):
+    if not all(p and p.exists() for p in targets):
         return None
     from ganctl.load import open_bundle
 
@@ -79,8 +77,8 @@ def _all_there(todo: Plan, reporter: Reporter) -> SampleReport | None:
 class _Records:
     """Every output of a plan with the request it carries."""
 
-    def __init__(self, todo: Plan, revision: str, items: Sequence[Item]) -> None:
-        self.todo, self.revision, self.items = todo, revision, items
+    def __init__(self, todo: Plan, revision: str, items: Sequence[Item], half: str | None = None) -> None:
+        self.todo, self.revision, self.items, self.half = todo, revision, items, half
         self.model = todo.request.model
 
     def image(self, item: Item) -> dict[str, Any]:
@@ -90,29 +88,38 @@ class _Records:
             self.model,
             self.revision,
             seed=item.seed,
-            z=None if item.z is None else hashlib.sha256(item.z.numpy().tobytes()).hexdigest()[:32],
+            z=_digest([item]),
             format=self.todo.format,
             size=r.size,
             quality=r.quality if self.todo.format in ("jpg", "webp") else None,
-            dtype=r.dtype if r.dtype in ("fp16", "bf16") else None,
+            dtype=self.half,
         )
 
     def latent(self, item: Item) -> dict[str, Any]:
-        return request_for("sample", self.model, self.revision, seed=item.seed, format="npz")
+        return request_for("sample", self.model, self.revision, seed=item.seed, z=_digest([item]), format="npz")
 
     def whole(self) -> dict[str, Any]:
         """The request of a zip or a grid: one image's, with all seeds."""
-        one = self.image(self.items[0]) | {"seed": None, "seeds": _ranges(self.items), "grid": self.todo.request.grid}
+        r = self.todo.request
+        one = self.image(self.items[0]) | {"seed": None, "seeds": self.seeds(), "z": _digest(self.items)}
+        one["grid"] = r.grid
         if self.todo.kind == "zip":
-            one |= {"subdirs": self.todo.request.subdirs, "save_latents": self.todo.request.save_latents}
+            one |= {"subdirs": r.subdirs, "save_latents": r.save_latents}
         return {k: v for k, v in one.items() if v is not None}
 
+    def seeds(self) -> str | None:
+        """'0-35,85', or a digest where that is long; None for latents."""
+        if self.todo.request.latents:
+            return None
+        text = seed_ranges([i.number for i in self.items])
+        return text if len(text) <= 2000 else "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
     def grid(self) -> dict[str, Any]:
-        return self.whole() | {"format": Path(self.sheet()).suffix.lstrip(".")}
+        return self.whole() | {"format": self.sheet().suffix.lstrip(".")}
 
     def sheet(self) -> Path:
         if self.todo.sheet_only:
-            return self.todo.path or Path("grid.png")
+            return self.todo.path or Path(f"grid.{self.todo.format}")
         return (self.todo.path or Path()) / "grid.png" if self.todo.kind == "folder" else Path("grid.png")
 
     def status(self, item: Item) -> str:
@@ -132,27 +139,26 @@ class _Records:
         found = [] if self.todo.sheet_only else [self.status(i) for i in self.items]
         return "write" if "write" in [*found, self.sheet_status()] else "exists"
 
-    def result(self, item: Item, status: str) -> dict[str, Any]:
-        path = self.todo.file(item, self.todo.format)
-        return {"path": str(path), "seed": item.seed} | self.stamp(status)
-
-    def stamp(self, status: str) -> dict[str, Any]:
-        return {"model": shown_name(self.model), "revision": self.revision, "status": status}
-
     def results(self, status: str) -> Iterator[dict[str, Any]]:
         """The JSON objects of a whole plan in which everything has one status."""
         if self.todo.kind == "zip":
-            yield {"path": str(self.todo.path), "seeds": _ranges(self.items), "num": len(self.items)} | self.stamp(
-                status
-            )
+            which = {"num": len(self.items)} | ({"seeds": self.seeds()} if self.seeds() else {})
+            yield {"path": str(self.todo.path), **which, **self.stamp(status)}
             return
         if not self.todo.sheet_only:
             yield from (self.result(i, status) for i in self.items)
         if self.todo.columns:
             yield self.sheet_result(status)
 
+    def result(self, item: Item, status: str) -> dict[str, Any]:
+        which = {"seed": item.seed} if item.seed is not None else {"input": item.source}
+        return {"path": str(self.todo.file(item, self.todo.format)), **which, **self.stamp(status)}
+
     def sheet_result(self, status: str) -> dict[str, Any]:
-        return {"path": str(self.sheet()), "grid": self.todo.request.grid} | self.stamp(status)
+        return {"path": str(self.sheet()), "grid": self.todo.request.grid, **self.stamp(status)}
+
+    def stamp(self, status: str) -> dict[str, Any]:
+        return {"model": shown_name(self.model), "revision": self.revision, "status": status}
 
 
 class _Run:
@@ -160,11 +166,10 @@ class _Run:
 
     def __init__(self, todo: Plan, model: "Model", reporter: Reporter, stdout: IO[bytes] | None) -> None:
         self.todo, self.model, self.reporter, self.stdout = todo, model, reporter, stdout
-        self.items = self._items()
-        self.records = _Records(todo, model.revision, self.items)
-        # On the CPU one by one: how a convolution splits its sums depends on the batch, and bytes must not.
-        self.batch = 1 if model.device.type == "cpu" else todo.request.batch_size or AUTO_BATCH
-        self.sheet: list[np.ndarray] = []
+        self.half = half_precision(model, todo.request.dtype, reporter)
+        self.items = _latent_items(todo, model) if todo.request.latents else [seed_item(s) for s in todo.seeds]
+        self.records = _Records(todo, model.revision, self.items, self.half)
+        self.cells = self.items[: todo.columns * todo.rows]
         self.paths: list[Path] = []
         self.written = self.existing = 0
 
@@ -173,76 +178,59 @@ class _Run:
             self._stream()
         elif self.todo.kind == "zip":
             self._zip()
+        elif self.todo.sheet_only:
+            self._sheet()
         else:
             self._files()
         return SampleReport(self.model.model, self.model.revision, tuple(self.paths), self.written, self.existing)
 
-    def _items(self) -> list[Item]:
-        if not self.todo.request.latents:
-            return [Item(f"seed{s:04d}", s) for s in self.todo.seeds]
-        import torch
-
-        from ganctl.io.latents import read_latents
-
-        shape = tuple(self.model.net.prior([0]).shape[1:])
-        name = shown_name(self.todo.request.model)
-        files = read_latents(self.todo.request.latents, model=name, revision=self.model.revision, shape=shape)
-        items = [
-            Item(path.stem if len(z) == 1 else f"{path.stem}-{i:04d}", None, torch.from_numpy(row.copy()))
-            for path, z in files
-            for i, row in enumerate(z)
-        ]
-        names = [i.name for i in items]
-        twice = sorted({n for n in names if names.count(n) > 1}) if len(names) <= MAX_GRID else []
-        if twice:
-            raise UsageError(f"two latents would be written as {quoted(twice[0])}", "their files have the same name")
-        if self.todo.kind == "file" and len(items) != 1 and not self.todo.columns:
-            raise UsageError(
-                f"cannot write {len(items)} images to {quoted(self.todo.path)}", "one file holds one image"
-            )
-        return items
-
     def _files(self) -> None:
         # Everything is checked before anything is computed: a refused overwrite leaves no half of a result behind.
-        only_sheet = self.todo.sheet_only
-        status = {} if only_sheet else {i.name: self.records.status(i) for i in self.items}
+        status = {i.name: self.records.status(i) for i in self.items}
         sheet = self.records.sheet_status()
-        cells = self._cells() if self.todo.columns and sheet == "write" else []
-        wanted = {i.name for i in self.items if status.get(i.name) == "write"} | {i.name for i in cells}
-        made = self._images([i for i in self.items if i.name in wanted])
-        for item in cells if only_sheet else self.items:
-            if item.name in wanted:
-                z, pixels = next(made)
-                if len(self.sheet) < len(cells):
-                    self.sheet.append(pixels)
-                if status.get(item.name) == "write":
-                    self._write(item, pixels, z)
-            if not only_sheet:
-                self._tell(self.records.result(item, "exists" if status[item.name] == "exists" else "written"))
+        shown = {i.name for i in self.cells} if sheet == "write" else set()
+        made = self._images([i for i in self.items if i.name in shown or status[i.name] == "write"])
+        cells: list[np.ndarray] = []
+
+        def work() -> Iterator[Made]:
+            for item in self.items:
+                z, pixels = next(made) if item.name in shown or status[item.name] == "write" else (None, None)
+                if item.name in shown and pixels is not None:
+                    cells.append(pixels)
+                yield (item, z, pixels) if status[item.name] == "write" else (item, None, None)
+
+        # Waiting for the disk takes longer than a small picture: it happens while the next ones are computed.
+        for result in in_order(self._write, work()):
+            self._tell(result)
         if self.todo.columns:
             if sheet == "write":
-                self._write_sheet()
+                self._write_sheet(cells)
             self._tell(self.records.sheet_result("written" if sheet == "write" else "exists"))
+
+    def _sheet(self) -> None:
+        status = self.records.sheet_status()
+        if status == "write":
+            self._write_sheet([pixels for _, pixels in self._images(self.cells)])
+        self._tell(self.records.sheet_result("written" if status == "write" else "exists"))
 
     def _zip(self) -> None:
         from ganctl.io.archives import zip_writer
         from ganctl.io.arrays import npz_bytes
 
         assert self.todo.path
-        if self.records.overall() == "write":
-            cells = len(self._cells()) if self.todo.columns else 0
+        status = self.records.overall()
+        if status == "write":
+            cells: list[np.ndarray] = []
             with zip_writer(self.todo.path, request=self.records.whole()) as add:
                 for item, (z, pixels) in zip(self.items, self._images(self.items), strict=True):
                     add(self.todo.file(item, self.todo.format).as_posix(), self._encode(item, pixels))
                     if self.todo.request.save_latents:
                         add(self.todo.file(item, "npz").as_posix(), npz_bytes(self._latent(z)))
-                    if len(self.sheet) < cells:
-                        self.sheet.append(pixels)
+                    if len(cells) < len(self.cells):
+                        cells.append(pixels)
                 if cells:
-                    add("grid.png", self._encode_sheet())
-            self._tell(*self.records.results("written"))
-        else:
-            self._tell(*self.records.results("exists"))
+                    add("grid.png", self._encode_sheet(cells))
+        self._tell(*self.records.results("written" if status == "write" else "exists"))
 
     def _stream(self) -> None:
         from ganctl.io.archives import tar_writer
@@ -250,8 +238,7 @@ class _Run:
         if self.stdout is None:
             raise UsageError("cannot write to -", "no stream was given")
         if self.todo.columns:
-            self.sheet = [pixels for _, pixels in self._images(self._cells())]
-            self.stdout.write(self._encode_sheet())
+            self.stdout.write(self._encode_sheet([pixels for _, pixels in self._images(self.cells)]))
         elif len(self.items) == 1:
             for _, pixels in self._images(self.items):
                 self.stdout.write(self._encode(self.items[0], pixels))
@@ -262,50 +249,14 @@ class _Run:
         self.stdout.flush()
         self.written = len(self.items)
 
-    def _cells(self) -> list[Item]:
-        return self.items[: self.todo.columns * self.todo.rows]
-
     def _images(self, items: list[Item]) -> "Iterator[tuple[Tensor, np.ndarray]]":
         """(z [*z], uint8 [H, W, C]) of each item, in order."""
-        import torch
-
-        from ganctl.io.images import to_pixels
-
-        done = 0
-        while done < len(items):
-            part = items[done : done + self.batch]
-            z = torch.cat([self.model.net.prior([i.seed]) if i.z is None else i.z[None] for i in part])
-            try:
-                with torch.inference_mode(), self._precision():
-                    x = self.model.net.sample(z.to(self.model.device))
-            except torch.OutOfMemoryError as e:
-                self._halve(e)
-                continue
-            pixels = to_pixels(x, self.model.net.x.range)
-            for one, picture in zip(z, pixels, strict=True):
-                yield one, self._sized(picture)
-            done += len(part)
+        latents = (self.model.net.prior([i.number])[0] if i.z is None else i.z for i in items)
+        batch = self.todo.request.batch_size
+        made = pictures(self.model, latents, batch=batch, half=self.half, reporter=self.reporter)
+        for done, (z, pixels) in enumerate(made, 1):
             self.reporter.progress("sample", done, len(items))
-
-    def _precision(self) -> Any:
-        import torch
-
-        if self.model.device.type == "cuda":
-            # fp32 means fp32: TF32 convolutions would make a GPU's picture differ visibly from a CPU's.
-            torch.backends.cudnn.allow_tf32 = False
-            torch.backends.cudnn.deterministic = True
-        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.todo.request.dtype)
-        return torch.autocast(self.model.device.type, half) if half else contextlib.nullcontext()
-
-    def _halve(self, e: Exception) -> None:
-        import torch
-
-        if self.batch == 1:
-            raise DeviceError("out of memory", "even one image at a time does not fit", "use --device cpu") from e
-        self.batch //= 2
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.reporter.warn("memory was short", f"going on with --batch-size {self.batch}", "")
+            yield z, self._sized(pixels)
 
     def _sized(self, pixels: "np.ndarray") -> "np.ndarray":
         if self.todo.request.size is None:
@@ -316,6 +267,19 @@ class _Run:
         scale = self.todo.request.size / min(h, w)
         return resize(pixels, (max(1, round(h * scale)), max(1, round(w * scale))))
 
+    def _write(self, made: Made) -> dict[str, Any]:
+        """Writes what an item still lacks, its latent before its picture. Runs in a thread."""
+        item, z, pixels = made
+        if z is None or pixels is None:
+            return self.records.result(item, "exists")
+        from ganctl.io.arrays import write_npz
+
+        if self.todo.request.save_latents:
+            write_npz(self.todo.file(item, "npz"), self._latent(z), self.records.latent(item))
+        with atomic_write(self.todo.file(item, self.todo.format)) as f:
+            f.write(self._encode(item, pixels))
+        return self.records.result(item, "written")
+
     def _encode(self, item: Item, pixels: "np.ndarray") -> bytes:
         from ganctl.io.images import encode
 
@@ -324,28 +288,15 @@ class _Run:
             return npy_bytes(pixels, record)
         return encode(pixels, self.todo.format, self.todo.request.quality, record)
 
-    def _encode_sheet(self) -> bytes:
+    def _write_sheet(self, cells: "Sequence[np.ndarray]") -> None:
+        with atomic_write(self.records.sheet()) as f:
+            f.write(self._encode_sheet(cells))
+
+    def _encode_sheet(self, cells: "Sequence[np.ndarray]") -> bytes:
         from ganctl.io.images import encode, grid
 
         form = SUFFIXES[self.records.sheet().suffix.lower()]
-        if self.todo.kind == "stream":
-            form = self.todo.format
-        return encode(grid(self.sheet, self.todo.columns), form, self.todo.request.quality, self.records.grid())
-
-    def _write(self, item: Item, pixels: "np.ndarray", z: "Tensor") -> None:
-        from ganctl.io.arrays import write_npz
-        from ganctl.io.files import atomic_write
-
-        if self.todo.request.save_latents:
-            write_npz(self.todo.file(item, "npz"), self._latent(z), self.records.latent(item))
-        with atomic_write(self.todo.file(item, self.todo.format)) as f:
-            f.write(self._encode(item, pixels))
-
-    def _write_sheet(self) -> None:
-        from ganctl.io.files import atomic_write
-
-        with atomic_write(self.records.sheet()) as f:
-            f.write(self._encode_sheet())
+        return encode(grid(cells, self.todo.columns), form, self.todo.request.quality, self.records.grid())
 
     def _latent(self, z: "Tensor") -> "dict[str, np.ndarray]":
         import numpy as np
@@ -361,15 +312,33 @@ class _Run:
             self.reporter.result(result)
 
 
-def _ranges(items: Sequence[Item]) -> str | None:
-    """Seeds as '0-35,85', or a digest when that is long; None for latents."""
-    parts: list[list[int]] = []
-    for item in items:
-        if item.seed is None:
-            return hashlib.sha256(b"".join(i.z.numpy().tobytes() for i in items if i.z is not None)).hexdigest()[:32]
-        if parts and item.seed == parts[-1][1] + 1:
-            parts[-1][1] = item.seed
-        else:
-            parts.append([item.seed, item.seed])
-    text = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
-    return text if len(text) <= 2000 else "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+def _latent_items(todo: Plan, model: "Model") -> list[Item]:
+    """The latents of --latents. Raises UsageError: another model's, two of one name, more or fewer than fit."""
+    import torch
+
+    from ganctl.io.latents import read_latents
+
+    shape = tuple(model.net.prior([0]).shape[1:])
+    name = shown_name(todo.request.model)
+    files = read_latents(todo.request.latents, model=name, revision=model.revision, shape=shape)
+    rows = [(path, i, row, len(z)) for path, z in files for i, row in enumerate(z)]
+    items = [
+        Item(path.stem if n == 1 else f"{path.stem}-{i:04d}", k, None, torch.from_numpy(row.copy()), str(path))
+        for k, (path, i, row, n) in enumerate(rows)
+    ]
+    twice = next((name for name, n in Counter(i.name for i in items).items() if n > 1), None)
+    if twice is not None:
+        raise UsageError(f"two latents would be written as {quoted(twice)}", "their files have the same name")
+    if todo.kind == "file" and len(items) != 1 and not todo.columns:
+        what = f"cannot write {len(items)} images to {quoted(todo.path)}"
+        raise UsageError(what, "one file holds one image", "use a folder or .zip")
+    if todo.columns * todo.rows > len(items):
+        why = f"it holds {todo.columns * todo.rows} images, the files hold {len(items)} latents"
+        raise UsageError(f"cannot fill --grid {todo.request.grid}", why, "use a smaller grid")
+    return items
+
+
+def _digest(items: Sequence[Item]) -> str | None:
+    """Of the latents of items that have no seed."""
+    data = [i.z.numpy().tobytes() for i in items if i.z is not None]
+    return hashlib.sha256(b"".join(data)).hexdigest()[:32] if data else None

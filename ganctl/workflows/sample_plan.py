@@ -1,6 +1,6 @@
 """What `ganctl sample` is asked for, resolved and checked in milliseconds, before torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ from ganctl.catalog import check_name
 from ganctl.config import config
 from ganctl.errors import UsageError, quoted
 from ganctl.io.outputs import check_writable, default_folder
-from ganctl.io.seeds import MAX_SEED, MAX_SEEDS, parse_seeds
+from ganctl.io.seeds import MAX_SEED, MAX_SEEDS, parse_seeds, seed_ranges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,9 +57,17 @@ class Item:
 
     name: str
     """File name without suffix."""
+    number: int
+    """Its seed, or its place among the latents."""
     seed: int | None
     z: "Tensor | None" = None
     """[*z], when it comes from a latent file."""
+    source: str = ""
+    """That file."""
+
+
+def seed_item(seed: int) -> Item:
+    return Item(f"seed{seed:04d}", seed, seed)
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,7 @@ class Plan:
             return self.path.with_suffix(self.path.suffix if suffix == self.format else f".{suffix}")
         name = Path(f"{item.name}.{suffix}")
         if self.request.subdirs:
-            first = (item.seed or 0) - (item.seed or 0) % PER_FOLDER
-            name = Path(f"{first:06d}") / name
+            name = Path(f"{item.number - item.number % PER_FOLDER:06d}") / name
         return self.path / name if self.kind == "folder" and self.path else name
 
     @property
@@ -120,6 +127,19 @@ def plan(request: SampleRequest) -> Plan:
     if path is not None:
         check_writable(path)
     return found
+
+
+def resolve(request: SampleRequest) -> SampleRequest:
+    """The checked request with every default filled in: what --dry-run prints. Raises UsageError."""
+    found = plan(request)
+    return replace(
+        request,
+        num=len(found.seeds) or None,
+        seeds=seed_ranges(found.seeds) or None,
+        seed=found.seeds[0] if found.seeds else request.seed,
+        format=found.format,
+        out=str(found.path or "-"),
+    )
 
 
 def _seeds(request: SampleRequest, cells: int) -> tuple[int, ...]:

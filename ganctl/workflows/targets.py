@@ -26,12 +26,6 @@ class Job:
         return "-" if self.ref.source is None else self.ref.label
 
 
-def default_folder(model: str, verb: str) -> Path:
-    """out/<model>/<verb>: the name of a zoo entry or repository, or the last part of a path."""
-    name = model.split("@")[0].rstrip("/\\").replace("\\", "/").split("/")[-1]
-    return Path("out", name.removesuffix(".safetensors").strip(".") or "model", verb)
-
-
 def list_inputs(inputs: Sequence[str], from_file: str | None, recursive: bool, out: Path | None) -> list[Input]:
     """`expand_inputs` without the files below the output folder, which an earlier run may have left there."""
     found = expand_inputs(inputs, from_file, recursive)

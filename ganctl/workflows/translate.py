@@ -15,11 +15,11 @@ from ganctl.errors import DeviceError, GanctlError, UsageError, quoted
 from ganctl.io.files import atomic_write, sha256
 from ganctl.io.images import encode, from_pixels, read_image, resize, to_channels, to_pixels
 from ganctl.io.limits import MAX_PIXELS
-from ganctl.io.outputs import status_of
+from ganctl.io.outputs import default_folder, status_of
 from ganctl.io.progress import SILENT, Reporter
 from ganctl.io.video import VIDEO_SUFFIXES, Video, read_video, write_video
 from ganctl.workflows.pipeline import overlapped
-from ganctl.workflows.targets import STREAM, Job, Tally, default_folder, list_inputs, plan, refuse_clashes
+from ganctl.workflows.targets import STREAM, Job, Tally, list_inputs, plan, refuse_clashes
 
 if TYPE_CHECKING:
     import numpy as np
