@@ -12,7 +12,7 @@ Mode = Literal["legacy_tensorflow", "legacy_pytorch", "clean"]
 
 
 def fid(
-    real: Annotated[str, typer.Argument(metavar="REAL", help="Folder, zip, .npz statistics, or a model.")],
+    real: Annotated[str, typer.Argument(metavar="REAL", help="Folder, zip, IDX file, .npz statistics, or a model.")],
     fake: Annotated[
         str | None, typer.Argument(metavar="FAKE", help="The same; may be left out with --save-stats.")
     ] = None,
@@ -30,7 +30,10 @@ def fid(
     num: Annotated[
         int | None,
         typer.Option(
-            "--num", "-n", help="Images a model draws (50000); else, of each side (all).", rich_help_panel=IMAGES
+            "--num",
+            "-n",
+            help="Images a model draws (fid: 50000, fd-…: 10000); without one, of each side (all).",
+            rich_help_panel=IMAGES,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="First seed of a model; the draw of -n.", rich_help_panel=IMAGES)] = 0,
@@ -68,6 +71,7 @@ def fid(
         batch_size=batch_size,
         workers=workers,
         cache=cache,
+        fail_fast=common.fail_fast,
         device=common.device,
         overwrite=common.overwrite,
     )
@@ -75,8 +79,12 @@ def fid(
 
 
 def _value(result: Mapping[str, Any]) -> str:
-    # `+ 0.0` turns the -0.0 of two equal sides into 0.0.
-    return result["path"] if "path" in result else f"{round(result[result['metric']], 4) + 0.0:.4f}"
+    if "path" in result:
+        return result["path"]
+    value = result[result["metric"]]
+    # Small features have small distances, which four decimals would show as nothing. Equal sides do give nothing, up
+    # to a rounding error of either sign.
+    return f"{value:.4g}" if 1e-9 < abs(value) < 1e-2 else f"{round(value, 4) + 0.0:.4f}"
 
 
 def _line(result: Mapping[str, Any]) -> str:

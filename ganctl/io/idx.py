@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,35 @@ class BadIdx(UsageError):
     """A file that is no whole IDX array."""
 
     kind = "data"
+
+
+@dataclass(frozen=True)
+class IdxImage:
+    """One image of an IDX file, as an `ImageRef` is one of a folder."""
+
+    name: str
+    """Its number."""
+    size: int
+    mtime: float
+    pixels: "np.ndarray"
+    """uint8 [height, width, 1 | 3 | 4]."""
+    file: Path
+
+    @property
+    def label(self) -> str:
+        return f"{self.file}[{self.name}]"
+
+
+def idx_images(path: Path) -> list[IdxImage]:
+    """The images of an IDX file in order. Raises BadIdx when it holds labels, or anything else."""
+    array = read_idx(path)
+    channels = array.shape[3] if array.ndim == 4 else 1
+    if array.ndim not in (3, 4) or array.dtype != "u1" or channels not in (1, 3, 4) or not array.size:
+        why = f"it holds {array.dtype} of shape {array.shape}, not uint8 images (n, height, width)"
+        raise BadIdx(f"cannot use {quoted(path)}", why)
+    pixels = array.reshape(*array.shape[:3], channels)
+    size, mtime = pixels[0].size, path.stat().st_mtime
+    return [IdxImage(str(i), size, mtime, image, path) for i, image in enumerate(pixels)]
 
 
 def is_idx(data: bytes) -> bool:

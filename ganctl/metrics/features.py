@@ -13,8 +13,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from ganctl.errors import DeviceError
+from ganctl.errors import DeviceError, WeightsError
+from ganctl.io.bundle import Bundle
 from ganctl.io.images import from_pixels, resize, to_channels
+from ganctl.io.network import UnreachableError
 from ganctl.io.progress import SILENT, Reporter
 from ganctl.io.tensors import load_into
 from ganctl.load import best_net, network, open_bundle
@@ -30,6 +32,8 @@ Prepared = tuple[np.ndarray, ...]
 
 LARGE = 1 << 20
 """Pixels above which an image is shrunk beside its decoder, so that a batch of photographs fits in memory."""
+RESIZED = 8
+"""Images resized together: at 1024 px, 64 of them in float32 would take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,14 @@ def open_extractor(
     if metric.inception:
         net, digest = inception(reporter)
         return inception_extractor(net, digest, mode=mode, dims=dims, device=device)
-    bundle, _ = open_bundle(metric.features, reporter=reporter)
+    bundle = _bundle(metric.features, reporter)
     net = network(bundle, best_net(bundle))
     return classifier_extractor(net, metric.features, tensors_sha256(net.state_dict()), device=device)
 
 
 def inception(reporter: Reporter = SILENT) -> tuple[Inception, str]:
     """FID's network on the CPU, and the digest of its tensors. Raises WeightsError."""
-    bundle, _ = open_bundle(INCEPTION, reporter=reporter)
+    bundle = _bundle(INCEPTION, reporter)
     (name,) = bundle.nets
     # Some copies of the published file carry batch counters, which mean nothing here.
     state = {k: v for k, v in bundle.state(name).items() if not k.endswith("num_batches_tracked")}
@@ -73,6 +77,14 @@ def inception(reporter: Reporter = SILENT) -> tuple[Inception, str]:
         net = Inception()
     load_into(net, state, where=f"of {INCEPTION}")
     return net.eval().requires_grad_(False), tensors_sha256(state)
+
+
+def _bundle(name: str, reporter: Reporter) -> Bundle:
+    try:
+        return open_bundle(name, reporter=reporter)[0]
+    except UnreachableError as e:
+        hint = f"with a network: ganctl zoo pull {name}"
+        raise WeightsError(f"{name} not cached, and its source cannot be reached", e.message, hint) from e
 
 
 def tensors_sha256(state: Mapping[str, Tensor]) -> str:
@@ -102,11 +114,13 @@ def inception_extractor(
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, image in enumerate(images):
             groups.setdefault(image.shape, []).append(i)
-        for shape, members in groups.items():
-            batch = torch.from_numpy(np.stack([images[i] for i in members])).to(device)
-            x[torch.tensor(members, device=device)] = (
-                batch if shape[0] == 3 and shape[2] != 3 else inception_input(batch, mode)
-            )
+        for shape, group in groups.items():
+            for start in range(0, len(group), RESIZED):
+                members = group[start : start + RESIZED]
+                batch = torch.from_numpy(np.stack([images[i] for i in members])).to(device)
+                x[torch.tensor(members, device=device)] = (
+                    batch if shape[0] == 3 and shape[2] != 3 else inception_input(batch, mode)
+                )
         return _in_halves(lambda part: net(part, dims), x)
 
     return Extractor(INCEPTION, mode, dims, weights_sha256, prepare, extract)

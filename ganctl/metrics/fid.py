@@ -15,7 +15,8 @@ def frechet_distance(
     The trace of the root is the sum of the singular values of Σ₁^½ Σ₂^½, which is real whatever the rank: with fewer
     images than dimensions the covariances are singular, and only the directions they span are multiplied. Symmetric
     in its two sides. Not clipped at zero: equal sides give a tiny number of either sign.
-    Raises ValueError for arrays that do not fit together, are not finite, or are no covariances.
+    Raises ValueError, with the reason as a sentence, for arrays that do not fit together, are not finite, or are no
+    covariances, and for a distance too large for a number.
     """
     mu1, mu2 = np.asarray(mu1, np.float64), np.asarray(mu2, np.float64)
     sigma1, sigma2 = np.asarray(sigma1, np.float64), np.asarray(sigma2, np.float64)
@@ -24,8 +25,13 @@ def frechet_distance(
         raise ValueError(f"shapes do not fit: {mu1.shape}, {sigma1.shape} and {mu2.shape}, {sigma2.shape}")
     if not all(np.isfinite(a).all() for a in (mu1, sigma1, mu2, sigma2)):
         raise ValueError("statistics hold NaN or infinity")
-    root = np.linalg.svd(_root(sigma1).T @ _root(sigma2), compute_uv=False).sum()
-    return float(np.square(mu1 - mu2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * root)
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = _root(sigma1).T @ _root(sigma2)
+        root = np.linalg.svd(product, compute_uv=False).sum() if np.isfinite(product).all() else np.inf
+        distance = float(np.square(mu1 - mu2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * root)
+    if not np.isfinite(distance):
+        raise ValueError("the distance is too large for a number")
+    return distance
 
 
 def _root(sigma: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d r"]:

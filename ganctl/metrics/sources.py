@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from ganctl.errors import UsageError, quoted
-from ganctl.io.images import BadImage, center_crop_resize, read_image, to_pixels
+from ganctl.io.idx import IdxImage
+from ganctl.io.images import BadImage, Picture, center_crop_resize, read_image, to_pixels
 from ganctl.io.listing import ImageRef
 from ganctl.load import Model
 from ganctl.metrics.features import Extractor, Prepared
@@ -35,7 +36,7 @@ class Watch:
             if format:
                 self._counts["formats"][format] += 1
 
-    def fail(self, ref: ImageRef, error: BadImage) -> None:
+    def fail(self, ref: ImageRef | IdxImage, error: BadImage) -> None:
         with self._lock:
             self.bad.append((ref.label, error))
 
@@ -61,25 +62,31 @@ def file_work(
     mirror: bool,
     skip_bad: bool,
     only_check: bool = False,
-) -> Callable[[ImageRef], list[Prepared]]:
-    """What a thread does with one file. Unreadable ones go to `watch.bad`.
+) -> Callable[[ImageRef | IdxImage], list[Prepared]]:
+    """What a thread does with one image. Unreadable ones go to `watch.bad`.
 
     Without `skip_bad` there will be no score once one is bad: the rest is then only decoded, to name every bad file.
     """
 
-    def work(ref: ImageRef) -> list[Prepared]:
+    def work(ref: ImageRef | IdxImage) -> list[Prepared]:
         try:
-            data = ref.read()
-            picture = read_image(data, name=ref.label)
+            picture, format = _decoded(ref)
         except BadImage as e:
             watch.fail(ref, e)
             return []
-        watch.count(picture.pixels, format_of(data), picture.notes)
+        watch.count(picture.pixels, format, picture.notes)
         if only_check or (watch.bad and not skip_bad):
             return []
         return prepared(picture.pixels, extractors, resolution=resolution, mirror=mirror)
 
     return work
+
+
+def _decoded(ref: ImageRef | IdxImage) -> tuple[Picture, str]:
+    if isinstance(ref, IdxImage):
+        return Picture(ref.pixels), ""
+    data = ref.read()
+    return read_image(data, name=ref.label), format_of(data)
 
 
 def format_of(data: bytes) -> str:
@@ -91,13 +98,16 @@ def format_of(data: bytes) -> str:
     return "webp" if data[8:12] == b"WEBP" else "other"
 
 
+def check_sampler(model: Model) -> None:
+    """Raises UsageError for a model that draws no images from noise."""
+    if not isinstance(model.net, Sampler):
+        why = f"{model.model} draws no images from noise"
+        raise UsageError(f"cannot score {quoted(model.name)}", why, "score a folder of its results instead")
+
+
 def sampled(model: Model, n: int, seed: int, batch_size: int) -> Iterator[np.ndarray]:
     """uint8 images [H, W, C] of seeds seed … seed + n - 1, rounded as a file would be, never written."""
     net: Any = model.net
-    if not isinstance(net, Sampler):
-        raise UsageError(
-            f"cannot score {quoted(model.name)}", f"{model.model} draws no images from noise", "see: ganctl zoo list"
-        )
     for start in range(seed, seed + n, batch_size):
         seeds = range(start, min(start + batch_size, seed + n))
         with torch.inference_mode():

@@ -29,6 +29,14 @@ def prepare(
     return _stats(found, pixels, found.real, device, reporter)
 
 
+def fits(metric_id: str, real: Stats, *, device: torch.device | None = None, reporter: Reporter = SILENT) -> bool:
+    """Whether kept statistics were made by the metric's network as it is now. Raises WeightsError without it."""
+    where = device or torch.device("cpu")
+    extractor = open_extractor(metric(metric_id), mode=MODE, dims=DIMS, device=where, reporter=reporter)
+    made = (extractor.features, extractor.mode, extractor.weights_sha256, extractor.dims)
+    return made == (real.features, real.mode, real.weights_sha256, real.dims)
+
+
 def score(
     metric_id: str,
     samples: Iterable[Batch],

@@ -3,8 +3,8 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,19 +12,19 @@ from ganctl import __version__
 from ganctl.config import config
 from ganctl.errors import GanctlError, PartialError, UsageError, quoted
 from ganctl.io.files import cache_root
-from ganctl.io.outputs import check_writable
+from ganctl.io.outputs import check_writable, shown_name, status_of
 from ganctl.io.progress import SILENT, Reporter
-from ganctl.workflows.operands import Operand, operand, same, subset
+from ganctl.io.seeds import MAX_SEED
+from ganctl.workflows.fid_report import MODES, Side, distance, pair_stamp, pair_warnings, protocol, side_warnings, stamp
+from ganctl.workflows.operands import Operand, operand, subset
 
 if TYPE_CHECKING:
+    from ganctl.load import Model
     from ganctl.metrics.catalog import Metric
     from ganctl.metrics.features import Extractor
-    from ganctl.metrics.statistics import Seen, Stats
+    from ganctl.metrics.statistics import Stats
 
-MODES = ("legacy_tensorflow", "legacy_pytorch", "clean")
 DIMS = (64, 192, 768, 2048)
-MODEL_IMAGES = 50_000
-FEW = 10_000
 CACHE_VERSION = 1
 
 
@@ -37,7 +37,7 @@ class FidRequest:
     mode: Literal["legacy_tensorflow", "legacy_pytorch", "clean"] | None = None
     """Inception's protocol; None is legacy_tensorflow."""
     num: int | None = None
-    """Images a model draws (50000), or with none, how many of each folder are used (all)."""
+    """Images a model draws (the metric's number), or with no model, how many of each side are used (all)."""
     seed: int = 0
     mirror: bool = False
     """Each real image counts a second time, mirrored."""
@@ -49,6 +49,7 @@ class FidRequest:
     save_stats: str | None = None
     cache: bool = True
     skip_bad: bool = False
+    fail_fast: bool = False
     device: str = "auto"
     overwrite: bool = False
 
@@ -66,6 +67,12 @@ class Plan:
     metrics: list["Metric"]
     real: Operand
     fake: Operand | None
+    n: int
+    """Images that a model draws."""
+
+    @property
+    def sides(self) -> list[Operand]:
+        return [side for side in (self.real, self.fake) if side]
 
 
 @dataclass
@@ -73,16 +80,19 @@ class Work:
     """One run's settings and what it found out on the way."""
 
     request: FidRequest
-    metrics: list["Metric"]
+    plan: Plan
     reporter: Reporter
     extractors: list["Extractor"] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    models: dict[str, "Model"] = field(default_factory=dict)
+    """Reference → model."""
     bad: list[str] = field(default_factory=list)
+    """Unreadable images, with the reason."""
     read: int = 0
 
-    def warn(self, what: str, why: str, hint: str = "") -> None:
-        self.warnings.append(f"{what}: {why}")
-        self.reporter.warn(what, why, hint)
+    @property
+    def blocked(self) -> bool:
+        """Whether unreadable images forbid a score already."""
+        return bool(self.bad) and not self.request.skip_bad
 
 
 def prepare(request: FidRequest, reporter: Reporter = SILENT) -> Plan:
@@ -104,12 +114,15 @@ def prepare(request: FidRequest, reporter: Reporter = SILENT) -> Plan:
         if real.kind == "stats":
             raise UsageError("cannot use --save-stats", f"{quoted(real.ref)} holds statistics already")
         check_writable(Path(request.save_stats))
-    sides = [side for side in (real, fake) if side]
-    if request.num and all(side.kind != "model" for side in sides):
+    if request.num and all(side.kind != "model" for side in (real, fake) if side):
         real, fake = subset(real, request.num, request.seed), fake and subset(fake, request.num, request.seed)
-    for side in sides:
+    plan = Plan(metrics, real, fake, request.num or max(m.n for m in metrics))
+    for side in plan.sides:
         _check_stats(side, request, metrics)
-    return Plan(metrics, real, fake)
+        if side.kind == "model" and request.seed + plan.n - 1 > MAX_SEED:
+            why = f"{plan.n} images from it on need seeds beyond {MAX_SEED}"
+            raise UsageError(f"cannot use --seed {request.seed}", why)
+    return plan
 
 
 def _check_options(request: FidRequest, metrics: Sequence["Metric"]) -> None:
@@ -124,8 +137,8 @@ def _check_options(request: FidRequest, metrics: Sequence["Metric"]) -> None:
                 else f"{low} to {high} works"
             )
             raise UsageError(f"cannot use {option} {value}", why)
-    if not 0 <= request.seed < 2**32:
-        raise UsageError(f"cannot use --seed {request.seed}", "seeds are 0 to 4294967295")
+    if not 0 <= request.seed <= MAX_SEED:
+        raise UsageError(f"cannot use --seed {request.seed}", f"seeds are 0 to {MAX_SEED}")
     if request.mode not in (None, *MODES):
         raise UsageError(f"unknown mode {quoted(request.mode)}", f"known: {', '.join(MODES)}")
     if request.dims not in (None, *DIMS):
@@ -155,7 +168,10 @@ def _check_stats(side: Operand, request: FidRequest, metrics: Sequence["Metric"]
             check_fit(side.stats, source=side.ref, features=metric.features, mode=mode, dims=dims)
         elif side.stats.features != metric.features:
             made = side.stats.features or "a network they do not name"
-            raise UsageError(f"cannot use statistics {quoted(side.ref)}", f"they are of {made}, not {metric.features}")
+            hint = f"make them with: ganctl fid IMAGES --metrics {metric.id} --save-stats FILE.npz"
+            raise UsageError(
+                f"cannot use statistics {quoted(side.ref)}", f"they are of {made}, not {metric.features}", hint
+            )
 
 
 def run(request: FidRequest, reporter: Reporter = SILENT) -> FidReport:
@@ -164,52 +180,76 @@ def run(request: FidRequest, reporter: Reporter = SILENT) -> FidReport:
     Raises UsageError, WeightsError (the network is not at hand, with the command to pull it), GanctlError (unreadable
     images), or PartialError when some were skipped as asked for and the scores are of the others.
     """
+    warnings: list[str] = []
+    reporter = _remembering(reporter, warnings)
     plan = prepare(request, reporter)
-    work = Work(request, plan.metrics, reporter)
-    if any(side.kind != "stats" for side in (plan.real, plan.fake) if side):
-        work.extractors = open_extractors(request, plan.metrics, reporter)
-    if request.save_stats and _saved(work, plan.real) and plan.fake is None:
-        work.reporter.result({"path": request.save_stats, "status": "exists"})
+    work = Work(request, plan, reporter)
+    # Weights first: a missing one is found before the hour that images may take.
+    open_weights(work)
+    if request.save_stats and _saved(work) and plan.fake is None:
+        reporter.result({"path": request.save_stats, "status": "exists"})
         return FidReport(scores={}, saved=request.save_stats)
     real = measure(work, plan.real, real=True)
     fake = measure(work, plan.fake, real=False) if plan.fake else None
-    if work.bad and not request.skip_bad:
+    if work.blocked:
         raise GanctlError(
             f"{len(work.bad)} of {work.read} images are unreadable",
             f"the first: {work.bad[0]}",
             "remove them, or score the others with --skip-bad",
         )
     if request.save_stats:
-        _save(work, plan.real, real[0], say=fake is None)
+        _save(work, real[0], warnings, say=fake is None)
     scores = {}
+    early = tuple(warnings)
     for k, metric in enumerate(plan.metrics):
         if fake and plan.fake:
-            scores[metric.id] = _score(work, metric, (plan.real, real[k]), (plan.fake, fake[k]))
+            warnings[:] = early
+            scores[metric.id] = _score(work, metric, Side(plan.real, real[k]), Side(plan.fake, fake[k]), warnings)
     if work.bad:
         what = f"{len(work.bad)} of {work.read} images were skipped"
         raise PartialError(what, f"the first: {work.bad[0]}", "the value is that of the others")
-    return FidReport(scores=scores, saved=request.save_stats)
+    return FidReport(scores=scores, saved=request.save_stats, skipped=len(work.bad))
 
 
-def open_extractors(request: FidRequest, metrics: Sequence["Metric"], reporter: Reporter) -> list["Extractor"]:
-    """One network per metric, on its device. The device is looked at first: it is the cheaper to miss."""
-    from ganctl.load import pick_device
-    from ganctl.metrics.features import open_extractor
+def _remembering(reporter: Reporter, warnings: list[str]) -> Reporter:
+    """A reporter whose warnings are kept for the stamp too."""
 
+    def warn(what: str, why: str = "", hint: str = "") -> None:
+        warnings.append(f"{what}: {why}" if why else what)
+        reporter.warn(what, why, hint)
+
+    return replace(reporter, warn=warn)
+
+
+def open_weights(work: Work) -> None:
+    """The feature networks and the models of both sides, on their device, which is looked at before any weights."""
+    from ganctl.load import load, pick_device
+
+    request, plan = work.request, work.plan
     device = pick_device(request.device)
-    mode, dims = request.mode or MODES[0], request.dims or DIMS[-1]
-    return [open_extractor(m, mode=mode, dims=dims, device=device, reporter=reporter) for m in metrics]
+    for side in plan.sides:
+        if side.kind == "model" and side.ref not in work.models:
+            from ganctl.metrics.sources import check_sampler
+
+            work.models[side.ref] = load(side.ref, device=request.device, reporter=work.reporter)
+            check_sampler(work.models[side.ref])
+    if any(side.kind != "stats" for side in plan.sides):
+        from ganctl.metrics.features import open_extractor
+
+        mode, dims = request.mode or MODES[0], request.dims or DIMS[-1]
+        work.extractors = [
+            open_extractor(m, mode=mode, dims=dims, device=device, reporter=work.reporter) for m in plan.metrics
+        ]
 
 
 def measure(work: Work, side: Operand, *, real: bool) -> list["Stats"]:
     """Statistics of one side, one per metric. Empty when unreadable images forbid a score."""
     if side.stats is not None:
-        return [side.stats] * len(work.metrics)
+        return [side.stats] * len(work.plan.metrics)
     if side.kind == "model":
-        return _measure_model(work, side, "real images" if real else "fake images")
+        return [] if work.blocked else _measure_model(work, side, "real images" if real else "fake images")
     keys = [_cache_file(work, side, k) for k in range(len(work.extractors))] if real and work.request.cache else []
-    kept = [_cached(path) for path in keys]
-    found = [stats for stats in kept if stats is not None]
+    found = [stats for e, path in zip(work.extractors, keys, strict=False) if (stats := _cached(path, e))]
     if keys and len(found) == len(keys):
         work.read += len(side.images)
         return found
@@ -229,17 +269,11 @@ def _measure_files(work: Work, side: Operand, *, real: bool) -> list["Stats"]:
 
     request, watch, stage = work.request, Watch(), "real images" if real else "fake images"
     mirror = request.mirror and real
-    blocked = bool(work.bad) and not request.skip_bad
+    blocked = work.blocked
+    settings = {"resolution": request.resolution, "mirror": mirror, "skip_bad": request.skip_bad}
     moments = gather(
-        side.images,
-        file_work(
-            work.extractors,
-            watch,
-            resolution=request.resolution,
-            mirror=mirror,
-            skip_bad=request.skip_bad,
-            only_check=blocked,
-        ),
+        _until_bad(side.images, watch) if request.fail_fast else side.images,
+        file_work(work.extractors, watch, **settings, only_check=blocked),
         work.extractors,
         batch_size=request.batch_size,
         workers=request.workers,
@@ -248,31 +282,37 @@ def _measure_files(work: Work, side: Operand, *, real: bool) -> list["Stats"]:
     work.read += len(side.images)
     for label, error in sorted(watch.bad, key=lambda b: b[0]):
         work.bad.append(f"{quoted(label)}: {error.why}")
-        work.reporter.result({"input": label, "status": "failed", "error": error.message})
-    if blocked or (watch.bad and not request.skip_bad):
+        work.reporter.result({"input": label, "status": "failed", "error": error.why})
+        if request.fail_fast:
+            raise GanctlError("stopped at the first unreadable image", work.bad[0], "remove it, or pass --skip-bad")
+    if blocked or work.blocked:
         return []
-    if len(side.images) - len(watch.bad) < 2:
-        left = len(side.images) - len(watch.bad)
-        raise UsageError(f"cannot score {quoted(side.ref)}", f"{left} of its {len(side.images)} images can be read")
-    stamp = {"seen": watch.seen(), "resolution": request.resolution, "mirror": mirror}
-    return [e.stats(m, **stamp) for e, m in zip(work.extractors, moments, strict=True)]
+    if (left := len(side.images) - len(watch.bad)) < 2:
+        why = f"{left} of its {len(side.images)} images can be read, a distance needs at least 2"
+        raise UsageError(f"cannot score {quoted(side.ref)}", why)
+    made = {"seen": watch.seen(), "resolution": request.resolution, "mirror": mirror}
+    return [e.stats(m, **made) for e, m in zip(work.extractors, moments, strict=True)]
+
+
+def _until_bad(images: Sequence[Any], watch: Any) -> Iterator[Any]:
+    for image in images:
+        if watch.bad:
+            return
+        yield image
 
 
 def _measure_model(work: Work, side: Operand, stage: str) -> list["Stats"]:
-    from ganctl.load import load
     from ganctl.metrics.features import gather
     from ganctl.metrics.sources import Watch, prepared, sampled
 
-    request, watch = work.request, Watch()
-    n = request.num or MODEL_IMAGES
-    model = load(side.ref, device=request.device, reporter=work.reporter)
+    request, watch, n = work.request, Watch(), work.plan.n
 
     def prepare_one(pixels: Any) -> list:
         watch.count(pixels)
         return prepared(pixels, work.extractors, resolution=request.resolution)
 
     moments = gather(
-        sampled(model, n, request.seed, request.batch_size),
+        sampled(work.models[side.ref], n, request.seed, request.batch_size),
         prepare_one,
         work.extractors,
         batch_size=request.batch_size,
@@ -280,8 +320,8 @@ def _measure_model(work: Work, side: Operand, stage: str) -> list["Stats"]:
         done=lambda done: work.reporter.progress(stage, done, n),
     )
     work.read += n
-    stamp = {"seen": watch.seen(), "resolution": request.resolution}
-    return [e.stats(m, **stamp) for e, m in zip(work.extractors, moments, strict=True)]
+    made = {"seen": watch.seen(), "resolution": request.resolution}
+    return [e.stats(m, **made) for e, m in zip(work.extractors, moments, strict=True)]
 
 
 def _cache_file(work: Work, side: Operand, k: int) -> Path:
@@ -291,179 +331,79 @@ def _cache_file(work: Work, side: Operand, k: int) -> Path:
     return cache_root() / "stats" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.npz"
 
 
-def _cached(path: Path) -> "Stats | None":
-    from ganctl.metrics.statistics import read_stats
+def _cached(path: Path, e: "Extractor") -> "Stats | None":
+    from ganctl.metrics.statistics import check_fit, read_stats
 
     try:
-        return read_stats(path)
+        stats = read_stats(path)
+        check_fit(stats, source=str(path), features=e.features, mode=e.mode, dims=e.dims)
     except UsageError:  # absent, or damaged: it is made again
         return None
+    return stats
 
 
-def _save_request(work: Work, side: Operand) -> dict[str, Any]:
+def _save_request(work: Work) -> dict[str, Any]:
     """What saved statistics depend on; kept inside them."""
-    request, e = work.request, work.extractors[0]
-    drawn = {"n": request.num or MODEL_IMAGES, "seed": request.seed} if side.kind == "model" else {}
+    request, side, e = work.request, work.plan.real, work.extractors[0]
+    if side.kind == "model":
+        model = {"model": shown_name(side.ref), "revision": work.models[side.ref].revision}
+        source = {**model, "n": work.plan.n, "seed": request.seed}
+    else:
+        source = {"source": side.digest()}
     return {
         "ganctl": __version__,
         "verb": "fid",
-        "source": side.digest() if side.kind == "images" else side.ref,
+        **source,
         "features": e.features,
         "mode": e.mode,
         "dims": e.dims,
         "weights_sha256": e.weights_sha256,
         "mirror": request.mirror,
         "resolution": request.resolution,
-        **drawn,
     }
 
 
-def _saved(work: Work, side: Operand) -> bool:
+def _saved(work: Work) -> bool:
     """Whether the file is there already. Raises UsageError when it is another request's."""
-    from ganctl.io.outputs import status_of
-
     path = Path(work.request.save_stats or "")
-    return status_of(path, _save_request(work, side), work.request.overwrite) == "exists"
+    return status_of(path, _save_request(work), work.request.overwrite) == "exists"
 
 
-def _save(work: Work, side: Operand, stats: "Stats", *, say: bool) -> None:
+def _save(work: Work, stats: "Stats", warnings: list[str], *, say: bool) -> None:
     from ganctl.metrics.statistics import write_stats
 
     path = Path(work.request.save_stats or "")
-    exists = _saved(work, side)
-    if not exists:
-        write_stats(path, stats, _save_request(work, side))
+    status = "exists" if _saved(work) else "written"
+    if status == "written":
+        write_stats(path, stats, _save_request(work))
     if say:
-        found = _side_warnings(work, side, stats)
-        status = "exists" if exists else "written"
-        work.reporter.result({"path": str(path), "status": status, **_stamp(stats), "n": stats.n, "warnings": found})
+        side_warnings(Side(work.plan.real, stats), work.reporter.warn)
+        work.reporter.note(protocol(work.plan.metrics[0], stats))
+        made = {"n": stats.n, "skipped": stats.seen.skipped, "warnings": list(warnings)}
+        work.reporter.result({"path": str(path), "status": status, **stamp(stats), **made, "ganctl": __version__})
 
 
-def _score(work: Work, metric: "Metric", real: tuple[Operand, "Stats"], fake: tuple[Operand, "Stats"]) -> float:
+def _score(work: Work, metric: "Metric", real: Side, fake: Side, warnings: list[str]) -> float:
     """One distance, checked, printed and stamped."""
-    from ganctl.metrics.fid import frechet_distance
-
-    (real_side, a), (fake_side, b) = real, fake
-    _check_pair(real_side, a, fake_side, b)
-    work.warnings.clear()
-    _pair_warnings(work, metric, real, fake)
-    protocol = [metric.id, metric.features, a.mode or b.mode or "protocol unrecorded", f"{a.dims} dimensions"]
-    work.reporter.note(", ".join([*protocol, f"{_count(a)} real, {_count(b)} fake images"]))
-    value = frechet_distance(a.mu, a.sigma, b.mu, b.sigma)
-    counts = {"n_real": a.n, "n_fake": b.n}
-    sizes = {"real": _top(a.seen.sizes), "fake": _top(b.seen.sizes)}
+    value = distance(real, fake)
+    pair_warnings(metric, real, fake, work.reporter.warn)
+    work.reporter.note(protocol(metric, real.stats, fake.stats))
+    revisions = {ref: model.revision for ref, model in work.models.items()}
     work.reporter.result(
         {
             "metric": metric.id,
             metric.id: value,
-            **_stamp(a if a.features else b),
-            "features": metric.features,
-            **counts,
-            "sizes": sizes,
-            "real": real_side.ref,
-            "fake": fake_side.ref,
+            **pair_stamp(metric, real, fake),
+            "revision_real": revisions.get(real.operand.ref),
+            "revision_fake": revisions.get(fake.operand.ref),
             "read": work.read,
             "used": work.read - len(work.bad),
             "skipped": len(work.bad),
             "mirror": work.request.mirror,
             "resolution": work.request.resolution,
             "seed": work.request.seed,
-            "warnings": list(work.warnings),
+            "warnings": list(warnings),
             "ganctl": __version__,
         }
     )
     return value
-
-
-def _stamp(stats: "Stats") -> dict[str, Any]:
-    return {
-        "mode": stats.mode,
-        "dims": stats.dims,
-        "features": stats.features,
-        "weights_sha256": stats.weights_sha256,
-    }
-
-
-def _top(counts: dict[str, int], most: int = 5) -> dict[str, int]:
-    """The most frequent few; the others under 'other'."""
-    rows = sorted(counts.items(), key=lambda kv: -kv[1])
-    rest = sum(n for _, n in rows[most:])
-    return dict(rows[:most]) | ({"other": rest} if rest else {})
-
-
-def _check_pair(real: Operand, a: "Stats", fake: Operand, b: "Stats") -> None:
-    """Statistics may come from files: both sides must be of one network, one protocol, one treatment."""
-    facts = {"mode": "mode", "features": "network", "weights_sha256": "weights", "resolution": "--resolution"}
-    for name, word in facts.items():
-        values = getattr(a, name), getattr(b, name)
-        recorded = None not in values or (name == "resolution" and a.mode and b.mode)
-        if recorded and values[0] != values[1]:
-            shown = [str(v)[:12] if v is not None else "none" for v in values]
-            raise UsageError(
-                f"cannot compare {quoted(real.ref)} with {quoted(fake.ref)}",
-                f"their {word} differ: {shown[0]} and {shown[1]}",
-                "make both with the same options",
-            )
-    if a.dims != b.dims:
-        why = f"they have {a.dims} and {b.dims} dimensions"
-        raise UsageError(f"cannot compare {quoted(real.ref)} with {quoted(fake.ref)}", why)
-
-
-def _pair_warnings(work: Work, metric: "Metric", real: tuple[Operand, "Stats"], fake: tuple[Operand, "Stats"]) -> None:
-    (real_side, a), (fake_side, b) = real, fake
-    if same(real_side, fake_side):
-        work.warn(
-            "REAL and FAKE are the same", f"both are {quoted(real_side.ref)}", "the distance is zero by definition"
-        )
-    few = [n for n in (a.n, b.n) if n is not None and n < FEW]
-    if few:
-        work.warn(
-            f"{metric.id} from {min(few)} images",
-            f"below {FEW} the value is biased upwards, and only comparable at equal numbers",
-            "published numbers use 50000",
-        )
-    for side, stats in (real, fake):
-        _side_warnings(work, side, stats)
-    formats = [max(s.seen.formats, key=s.seen.formats.__getitem__) if s.seen.formats else "" for s in (a, b)]
-    if formats[0] and formats[1] and ("jpeg" in formats) and formats[0] != formats[1]:
-        why = f"REAL is mostly {formats[0]}, FAKE mostly {formats[1]}; the distance sees JPEG's losses"
-        work.warn("the two sides are stored differently", why, "store both without loss")
-    sizes = [_main_size(s.seen) for s in (a, b)]
-    if sizes[0] and sizes[1] and sizes[0] != sizes[1] and not work.request.resolution:
-        work.warn(
-            "the two sides have different sizes",
-            f"REAL is mostly {sizes[0]}, FAKE mostly {sizes[1]}; each is resized on its own",
-            "bring both to one size with --resolution N",
-        )
-
-
-def _side_warnings(work: Work, side: Operand, stats: "Stats") -> list[str]:
-    """What is odd about one side; the warnings so far."""
-    seen, name = stats.seen, quoted(side.ref)
-    if stats.features is None:
-        work.warn(f"{name} records no protocol", "it is taken to match this run's network and mode")
-    rule = "each is resized by the protocol, whatever its proportions"
-    if stats.features and stats.mode and stats.mode not in MODES:
-        rule = f"each is resized to what {stats.features} reads ({stats.mode})"
-        odd = {k: n for k, n in seen.sizes.items() if k != stats.mode.rpartition("x")[0]}
-        if odd and len(seen.sizes) == 1:
-            work.warn(f"{name} is resized", f"its images are {next(iter(odd))}; {rule}")
-    if len(seen.sizes) > 1 and not stats.resolution:
-        work.warn(f"{name} has images of {len(seen.sizes)} sizes", rule, "bring them to one size with --resolution N")
-    wanted = "grey" if stats.mode and stats.mode.endswith("x1") else "rgb"
-    converted = {k: n for k, n in seen.channels.items() if k != wanted}
-    if converted:
-        how = {"grey": "repeated to RGB", "rgb": "turned to luma", "rgba": "laid over white"}
-        why = ", ".join(f"{n} {k} images were {how[k]}" for k, n in sorted(converted.items()) if k in how)
-        work.warn(f"{name} was converted to {wanted}", why)
-    for note, n in sorted(seen.notes.items()):
-        work.warn(f"{n} images of {name} are odd", note)
-    return list(work.warnings)
-
-
-def _count(stats: "Stats") -> str:
-    return "an unrecorded number of" if stats.n is None else str(stats.n)
-
-
-def _main_size(seen: "Seen") -> str:
-    return max(seen.sizes, key=seen.sizes.__getitem__) if seen.sizes else ""

@@ -1,0 +1,160 @@
+"""What `ganctl fid` says about a score: which sides may be compared, the warnings, the protocol line, the stamp."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ganctl.errors import UsageError, quoted
+from ganctl.workflows.operands import Operand, same
+
+if TYPE_CHECKING:
+    from ganctl.metrics.catalog import Metric
+    from ganctl.metrics.statistics import Stats
+
+MODES = ("legacy_tensorflow", "legacy_pytorch", "clean")
+FEW = 10_000
+Warn = Callable[[str, str, str], None]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One measured side."""
+
+    operand: Operand
+    stats: "Stats"
+
+    @property
+    def name(self) -> str:
+        return quoted(self.operand.ref)
+
+
+def distance(real: Side, fake: Side) -> float:
+    """The Fréchet distance. Raises UsageError for sides of different protocols, or statistics that allow none."""
+    from ganctl.metrics.fid import frechet_distance
+
+    _check_pair(real, fake)
+    a, b = real.stats, fake.stats
+    try:
+        return frechet_distance(a.mu, a.sigma, b.mu, b.sigma)
+    except ValueError as e:
+        raise UsageError(f"cannot compare {real.name} with {fake.name}", str(e), "make the statistics again") from e
+
+
+def _check_pair(real: Side, fake: Side) -> None:
+    """Statistics may come from files: both sides must be of one network, one protocol, one treatment."""
+    a, b = real.stats, fake.stats
+    where = f"cannot compare {real.name} with {fake.name}"
+    facts = {"mode": "mode", "features": "network", "weights_sha256": "weights", "resolution": "--resolution"}
+    for name, word in facts.items():
+        values = getattr(a, name), getattr(b, name)
+        recorded = None not in values or (name == "resolution" and a.mode and b.mode)
+        if recorded and values[0] != values[1]:
+            shown = [str(v)[:20] if v is not None else "none" for v in values]
+            raise UsageError(
+                where, f"their {word} differ: {shown[0]} and {shown[1]}", "make both with the same options"
+            )
+    if a.dims != b.dims:
+        raise UsageError(where, f"they have {a.dims} and {b.dims} dimensions", "make both with the same --dims")
+
+
+def protocol(metric: "Metric", real: "Stats", fake: "Stats | None" = None) -> str:
+    """One line: what was measured, by what, of how many."""
+    mode = real.mode or (fake.mode if fake else None) or "protocol unrecorded"
+    parts = [metric.id, metric.features, mode, f"{real.dims} dimensions"]
+    counts = f"{_count(real)} real" + (f", {_count(fake)} fake" if fake else "")
+    return ", ".join([*parts, f"{counts} images"])
+
+
+def stamp(stats: "Stats") -> dict[str, Any]:
+    return {
+        "mode": stats.mode,
+        "dims": stats.dims,
+        "features": stats.features,
+        "weights_sha256": stats.weights_sha256,
+    }
+
+
+def pair_stamp(metric: "Metric", real: Side, fake: Side) -> dict[str, Any]:
+    """Everything a value depends on that is known of its two sides."""
+    a, b = real.stats, fake.stats
+    return {
+        **stamp(a if a.features else b),
+        "features": metric.features,
+        "n_real": a.n,
+        "n_fake": b.n,
+        "sizes": {"real": _top(a.seen.sizes), "fake": _top(b.seen.sizes)},
+        "real": real.operand.ref,
+        "fake": fake.operand.ref,
+    }
+
+
+def pair_warnings(metric: "Metric", real: Side, fake: Side, warn: Warn) -> None:
+    a, b = real.stats, fake.stats
+    if same(real.operand, fake.operand):
+        warn("REAL and FAKE are the same", f"both are {real.name}", "the distance is zero by definition")
+    elif (a.mu == b.mu).all() and (a.sigma == b.sigma).all():
+        why = f"{real.name} and {fake.name} have the same statistics"
+        warn("REAL and FAKE hold the same images", why, "the distance is zero by definition")
+    few = [n for n in (a.n, b.n) if n is not None and n < FEW]
+    if few:
+        why = f"below {FEW} the value is biased upwards, and only comparable at equal numbers"
+        hint = "published numbers use 50000" if metric.inception else f"use {FEW} or more of each"
+        warn(f"{metric.id} from {min(few)} images", why, hint)
+    for side in (real, fake):
+        side_warnings(side, warn)
+    formats = _main(a.seen.formats), _main(b.seen.formats)
+    if all(formats) and "jpeg" in formats and formats[0] != formats[1]:
+        why = f"REAL is mostly {formats[0]}, FAKE mostly {formats[1]}; the distance sees JPEG's losses"
+        warn("the two sides are stored differently", why, "store both without loss")
+    sizes = _main(a.seen.sizes), _main(b.seen.sizes)
+    if all(sizes) and sizes[0] != sizes[1] and not (a.resolution and b.resolution):
+        why = f"REAL is mostly {sizes[0]}, FAKE mostly {sizes[1]}; each is resized on its own"
+        warn("the two sides have different sizes", why, "bring both to one size with --resolution N")
+
+
+def side_warnings(side: Side, warn: Warn) -> None:
+    """What is odd about one side."""
+    stats, seen, name = side.stats, side.stats.seen, side.name
+    if stats.features is None:
+        warn(
+            f"{name} records no protocol",
+            "it is taken to match this run's network and mode",
+            "make it again with: ganctl fid IMAGES --save-stats FILE.npz",
+        )
+    own_size = stats.mode.rpartition("x")[0] if stats.features and stats.mode and stats.mode not in MODES else ""
+    rule = "each is resized by the protocol, whatever its proportions"
+    if own_size:
+        rule = f"each is resized to the {own_size} that {stats.features} reads"
+    if not stats.resolution:
+        if len(seen.sizes) > 1:
+            shown = ", ".join(f"{n} of {size}" for size, n in _top(seen.sizes, 3).items())
+            hint = "bring them to one size with --resolution N"
+            warn(f"{name} has images of {len(seen.sizes)} sizes", f"{shown}; {rule}", hint)
+        elif own_size and seen.sizes and own_size not in seen.sizes:
+            warn(f"{name} is resized", f"its images are {_main(seen.sizes)}; {rule}", "")
+    wanted = "grey" if stats.mode and stats.mode.endswith("x1") else "rgb"
+    how = {"grey": "repeated to RGB", "rgb": "turned to luma", "rgba": "laid over white"}
+    converted = [f"{n} {k} {_images(n)} {how[k]}" for k, n in sorted(seen.channels.items()) if k in how and k != wanted]
+    if converted:
+        warn(f"{name} was converted to {wanted}", ", ".join(converted), "")
+    for note, n in sorted(seen.notes.items()):
+        warn(f"{name} has odd images", f"{n} {_images(n)} read by this rule: {note}", "")
+
+
+def _images(n: int) -> str:
+    return "image was" if n == 1 else "images were"
+
+
+def _top(counts: dict[str, int], most: int = 5) -> dict[str, int]:
+    """The most frequent few; the others under 'other'."""
+    rows = sorted(counts.items(), key=lambda kv: -kv[1])
+    rest = sum(n for _, n in rows[most:])
+    return dict(rows[:most]) | ({"other": rest} if rest else {})
+
+
+def _count(stats: "Stats") -> str:
+    return "an unrecorded number of" if stats.n is None else str(stats.n)
+
+
+def _main(counts: dict[str, int]) -> str:
+    return max(counts, key=counts.__getitem__) if counts else ""
