@@ -6,10 +6,11 @@ import hashlib
 import os
 import shutil
 import stat
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ganctl.errors import GanctlError, UsageError, quoted
 
@@ -35,11 +36,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
-        fd, temporary = _locked_temporary(path)
+        fd, temporary = _locked_temporary(path, tempfile.mkstemp)
+        assert fd is not None
     except OSError as e:
         raise write_error(path, e) from e
     try:
-        with os.fdopen(fd, "wb") as stream:
+        with os.fdopen(fd, "w+b") as stream:
             yield stream
             stream.flush()
             os.fsync(fd)
@@ -48,12 +50,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
                 temporary.replace(path)
         if not fcntl:
             temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise write_error(path, e) from e
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        _sync(path.parent)
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(e, OSError):
+            raise write_error(path, e) from e
         raise
 
 
@@ -62,28 +64,49 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `path` when the block ends. `path` must not exist, or is replaced whole."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp"))
+        _sweep(path.parent)
+        fd, temporary = _locked_temporary(path, tempfile.mkdtemp)
     except OSError as e:
         raise write_error(path, e) from e
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):
-            _sync_folder(file)
+            _sync(file)
         temporary.chmod(0o777 & ~UMASK)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".old"))
-            path.rename(old / "old")
+        _sync(temporary)
+        try:
             temporary.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(path)
-        _sync_folder(path.parent)
+        except OSError as e:
+            if e.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            _exchange(temporary, path)
+        _sync(path.parent)
     except OSError as e:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise write_error(path, e) from e
-    except BaseException:
+    finally:
+        # By now this name is nobody's, or that of what stayed unfinished, or of the folder that was replaced.
         shutil.rmtree(temporary, ignore_errors=True)
+        if fd is not None:
+            os.close(fd)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swaps two folders: at once on Linux (renameat2), elsewhere in steps, the first undone when the second fails."""
+    if sys.platform == "linux":
+        import ctypes
+
+        here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        rename = getattr(ctypes.CDLL(None), "renameat2", None)
+        if rename and rename(here, os.fsencode(new), here, os.fsencode(old), swap) == 0:
+            return
+    aside = old.with_name(f"{new.name}.old")
+    old.rename(aside)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
         raise
+    aside.rename(new)
 
 
 def write_error(path: Path, e: OSError) -> GanctlError:
@@ -141,11 +164,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _locked_temporary(path: Path) -> tuple[int, Path]:
-    """A new file beside `path`, locked while it is open: the lock says that its writer lives."""
+def _locked_temporary(path: Path, make: Callable[..., Any]) -> tuple[int | None, Path]:
+    """A new file or folder beside `path`, locked while it is open: the lock says that its writer lives."""
+    # Forty characters are at most 160 bytes of UTF-8: the name stays legal however long the path's own is.
+    prefix = f".{path.name[:40]}."
     while True:
-        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=TEMPORARY)
-        if not fcntl:
+        made = make(dir=path.parent, prefix=prefix, suffix=TEMPORARY)
+        fd, name = made if isinstance(made, tuple) else (_open_folder(made), made)
+        if not fcntl or fd is None:
             return fd, Path(name)
         # A file system without locks locks nothing, and then _sweep removes nothing.
         with contextlib.suppress(OSError):
@@ -155,27 +181,39 @@ def _locked_temporary(path: Path) -> tuple[int, Path]:
         os.close(fd)  # Swept between its making and its locking.
 
 
+def _open_folder(name: str) -> int | None:
+    """A descriptor to lock a folder by; None where the system has none, and then it is not locked."""
+    try:
+        return os.open(name, os.O_RDONLY)
+    except OSError:
+        return None
+
+
 def _sweep(folder: Path) -> None:
-    """Removes, once per folder and process, the temporary files whose writers were killed."""
+    """Removes, once per folder and process, the temporary files and folders whose writers were killed."""
     if not fcntl or folder in _swept:
         return
     _swept.add(folder)
-    with os.scandir(folder) as entries:
+    names: list[str] = []
+    # A folder may be one that can be written and not listed.
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
         names = [e.path for e in entries if e.name.startswith(".") and e.name.endswith(TEMPORARY)]
     for name in names:
         with contextlib.suppress(OSError):
-            fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                Path(name).unlink()
+                if stat.S_ISDIR(os.fstat(fd).st_mode):
+                    shutil.rmtree(name)
+                else:
+                    Path(name).unlink()
             finally:
                 os.close(fd)
 
 
-def _sync_folder(path: Path) -> None:
-    try:
-        fd = os.open(path, os.O_RDONLY)
-    except OSError:  # Windows cannot open a folder; there the rename itself is durable enough.
+def _sync(path: Path) -> None:
+    fd = _open_folder(str(path))
+    if fd is None:  # Windows cannot open a folder; there the rename itself is durable enough.
         return
     try:
         os.fsync(fd)
