@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ganctl.catalog import COMMIT, HubFile, Upstream, ZooEntry
 from ganctl.errors import GanctlError, UsageError, WeightsError, quoted
@@ -209,8 +209,8 @@ def fetch_upstream(name: str, upstream: Upstream, *, reporter: Reporter = SILENT
         raise not_cached(name)
     with atomic_write(path) as f:
         download_to(upstream.url, f, expected=upstream.bytes, reporter=reporter, stage=f"pull {name}")
-        f.flush()
-        digest = sha256(Path(f.name))
+        f.seek(0)
+        digest = hashlib.file_digest(cast("Any", f), "sha256").hexdigest()
         if not digest.startswith(upstream.sha256):
             raise WeightsError(
                 f"cannot use weights {quoted(path.name)} of {name}",
