@@ -38,13 +38,14 @@ def _run(argv: list[str]) -> int:
         if not argv:
             argv = ["--help"]
         # Outside standalone mode errors come back here, and `Exit` as a number.
-        code = build().main(args=argv, prog_name="ganctl", standalone_mode=False)
+        code = build(argv[0]).main(args=argv, prog_name="ganctl", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except BaseException as e:
         return _ended(e, argv)
 
 
 def _prepare(argv: list[str]) -> None:
+    _open_streams()
     with contextlib.suppress(ValueError, OSError):
         signal.signal(signal.SIGTERM, _terminate)
     # A file name is bytes; it goes to stdout as the bytes it is.
@@ -57,6 +58,16 @@ def _prepare(argv: list[str]) -> None:
         # Libraries' own notes to programmers; ganctl's warnings to users go another way.
         warnings.simplefilter("ignore")
     _color(argv)
+
+
+def _open_streams() -> None:
+    """Opens on nothing what was closed (`>&-`), or the next file opened would get that number and all that is printed.
+
+    Writing to a closed stdout stays an error; a closed stderr swallows.
+    """
+    for name, flags, mode in (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode, encoding="utf-8"))
 
 
 def _color(argv: list[str]) -> None:
@@ -100,7 +111,7 @@ def _ended(e: BaseException, argv: list[str]) -> int:
     if "--json" in options or show.common().json:
         try:
             print(show.json_error(failure), flush=True)
-        except OSError:
+        except (OSError, ValueError):
             _drop_stdout()
     return failure.code
 

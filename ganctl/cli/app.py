@@ -5,10 +5,11 @@ import importlib.util
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from ganctl import __version__
 from ganctl.cli.options import with_common
+from ganctl.cli.parameters import finish
 from ganctl.errors import UsageError, did_you_mean, quoted
 
 COMMANDS = {
@@ -38,6 +39,35 @@ class Group(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+class Command(TyperCommand):
+    """A command whose options for .npz files take several in a row, as xargs appends them: --latents a.npz b.npz."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        many = {o for p in self.params if getattr(p, "multiple", False) for o in p.opts if p.metavar == "F.npz…"}
+        return super().parse_args(ctx, _spread(args, many))
+
+
+def _spread(args: list[str], many: set[str]) -> list[str]:
+    """The option repeated before each .npz file that follows its first value; `--` ends it as it ends all options."""
+    spread: list[str] = []
+    current, is_value = "", False
+    for i, arg in enumerate(args):
+        if arg == "--":
+            return [*spread, *args[i:]]
+        if not is_value and (arg in many or arg.partition("=")[0] in many):
+            current, is_value = arg.partition("=")[0], "=" not in arg
+        elif is_value:
+            is_value = False
+        elif arg.startswith("-") and arg != "-":
+            current = ""
+        elif current and arg.endswith(".npz"):
+            spread.append(current)
+        else:
+            current = ""
+        spread.append(arg)
+    return spread
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"ganctl {__version__}")
@@ -58,32 +88,39 @@ def root(
 def _group() -> None: ...
 
 
-def build() -> Any:
-    """The click command behind `ganctl`."""
+def build(first: str = "") -> Any:
+    """The click command behind `ganctl`.
+
+    When the first word is a command's name, only that command is imported and built: the others cannot be asked for.
+    """
     app = typer.Typer(
         cls=Group,
         add_completion=False,
         no_args_is_help=False,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback(epilog=EPILOG)(with_common(root, hidden=True))
-    for panel, names in COMMANDS.items():
-        for name in names:
-            if importlib.util.find_spec(f"ganctl.cli.{name}"):
-                _add(app, panel, name, importlib.import_module(f"ganctl.cli.{name}"))
-    return typer.main.get_command(app)
+    app.callback(epilog=EPILOG, add_help_option=False)(with_common(root, hidden=True))
+    known = [(panel, name) for panel, names in COMMANDS.items() for name in names]
+    for panel, name in [(p, n) for p, n in known if n == first] or known:
+        if importlib.util.find_spec(f"ganctl.cli.{name}"):
+            _add(app, panel, name, importlib.import_module(f"ganctl.cli.{name}"))
+    command: Any = typer.main.get_command(app)
+    # Typer puts groups last; the help has them where COMMANDS does.
+    command.commands = {name: command.commands[name] for _, name in known if name in command.commands}
+    finish(command)
+    return command
 
 
 def _add(app: typer.Typer, panel: str, name: str, module: Any) -> None:
     """A command's module holds a function of its name; a noun's (zoo) holds a Typer `app`."""
     group = getattr(module, "app", None)
     if group is None:
-        app.command(name, rich_help_panel=panel)(with_common(getattr(module, name)))
+        app.command(name, cls=Command, rich_help_panel=panel, add_help_option=False)(with_common(getattr(module, name)))
         return
     group.info.cls = Group
     for command in group.registered_commands:
         command.callback = with_common(command.callback)
-    group.callback(help=group.info.help)(with_common(_group, hidden=True))
+        command.add_help_option = False
+    group.callback(help=group.info.help, add_help_option=False)(with_common(_group, hidden=True))
     app.add_typer(group, name=name, rich_help_panel=panel)

@@ -1,10 +1,11 @@
 """`ganctl completion SHELL`: the script a shell loads, and the answers it asks for."""
 
-import os
 import sys
 from typing import Annotated, Any, Literal
 
 import typer
+
+from ganctl.cli.parameters import unescaped
 
 SCRIPTS = {
     "bash": """\
@@ -72,7 +73,7 @@ def answer(shell: str, words: list[str]) -> int:
     """
     from ganctl.cli.app import build
 
-    command: Any = build()
+    command: Any = build(words[0] if len(words) > 1 else "")
     path = []
     *before, current = words or [""]
     skip = False
@@ -104,7 +105,7 @@ def _choices(
     if current.startswith("-"):
         options = [p for p in command.params if p.param_type_name == "option"]
         found = [(o, _line(p.help)) for p in options for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
-        return [(o, h) for o, h in [*found, ("--help", "Show help.")] if o.startswith(current)]
+        return [(o, h) for o, h in found if o.startswith(current)]
     if hasattr(command, "commands"):
         known = [(n, _line(c.help)) for n, c in command.commands.items() if not c.hidden]
         return [(n, h) for n, h in known if n.startswith(current)]
@@ -162,5 +163,4 @@ def _recipes() -> list[str]:
 
 def _line(text: str | None) -> str:
     """The first line of a help text."""
-    lines = (text or os.linesep).strip().splitlines()
-    return lines[0] if lines else ""
+    return unescaped(text).strip().partition("\n")[0]

@@ -5,6 +5,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from ganctl.cli.parameters import label
 from ganctl.errors import DeviceError, GanctlError, InterruptedRun, UsageError, quoted
 
 # Libraries advise turning their protection off; that advice is never passed on.
@@ -15,14 +16,13 @@ def as_error(e: BaseException) -> GanctlError:
     """The sentence, cause and hint for any exception that reached the top."""
     if isinstance(e, GanctlError):
         return e
-    if isinstance(e, KeyboardInterrupt):
-        return InterruptedRun("interrupted", "", "run the same command again: what is finished is kept")
     kinds = {cls.__name__ for cls in type(e).__mro__}
+    # Typer turns Ctrl-C into its Abort.
+    if isinstance(e, KeyboardInterrupt) or "Abort" in kinds:
+        return InterruptedRun("interrupted", "Ctrl-C was pressed", "run the same command again: what is finished is kept")
     # Typer brings its own copy of click, or uses the shared one: only the names are the same everywhere.
     if "ClickException" in kinds:
         return _usage(e, kinds)
-    if "Abort" in kinds:
-        return InterruptedRun("interrupted")
     if isinstance(e, MemoryError) or "OutOfMemoryError" in kinds:
         return DeviceError("out of memory", _sentence(e), "use a smaller --batch-size, or another --device")
     if isinstance(e, OSError) and e.errno is not None:
@@ -48,8 +48,7 @@ def _usage(e: Any, kinds: set[str]) -> UsageError:
     message = e.format_message().strip()
     param: Any = getattr(e, "param", None)
     if param is not None and {"MissingParameter", "BadParameter"} & kinds:
-        is_option = param.param_type_name == "option"
-        name = "/".join(param.opts) if is_option else (param.metavar or param.name).upper()
+        name = label(param)
         if "MissingParameter" in kinds:
             return UsageError(f"missing {param.param_type_name} {name}", f"'{path}' needs it", see)
         return UsageError(f"cannot use {name}", _lower(e.message), see)

@@ -110,6 +110,14 @@ def _checked_common(name: str, value: Any, where: str) -> Any:
     return value
 
 
+def _show_help(ctx: typer.Context, value: bool | None) -> None:
+    if value and not ctx.resilient_parsing:
+        # With rich, the text is printed while it is made.
+        if text := ctx.get_help():
+            typer.echo(text)
+        raise typer.Exit
+
+
 def _help_of(command: Any) -> str:
     return f"see: ganctl {command.name} --help"
 
@@ -170,6 +178,18 @@ def _common_options(
     common_traceback: Annotated[
         bool | None, typer.Option("--traceback", help="Show the stack when something fails.", rich_help_panel=PANEL)
     ] = None,
+    common_help: Annotated[
+        bool | None,
+        typer.Option(
+            "--help",
+            "-h",
+            help="Show this page and exit.",
+            rich_help_panel=PANEL,
+            is_eager=True,
+            expose_value=False,
+            callback=_show_help,
+        ),
+    ] = None,
 ) -> None: ...
 
 
@@ -189,7 +209,7 @@ def with_common(command: Callable[..., Any], *, hidden: bool = False) -> Callabl
     @functools.wraps(command)
     def call(**given: Any) -> Any:
         for p in _PARAMETERS:
-            value = given.pop(p.name)
+            value = given.pop(p.name, None)
             if value is not None:
                 _flags[p.name.removeprefix("common_")] = value
         _settle()
@@ -202,7 +222,7 @@ def with_common(command: Callable[..., Any], *, hidden: bool = False) -> Callabl
 def _hidden(parameter: inspect.Parameter) -> inspect.Parameter:
     kind, option = get_args(parameter.annotation)
     option = copy.copy(option)
-    option.hidden = True
+    option.hidden, option.rich_help_panel = parameter.name != "common_help", None
     return parameter.replace(annotation=Annotated[kind, option])
 
 

@@ -110,8 +110,7 @@ class Screen:
             if sys.stdout.isatty() and not self.settings.json:
                 text = "\n".join("\t".join(map(printable, row.split("\t"))) for row in text.split("\n"))
             with self.display.aside():
-                sys.stdout.write(text + "\n")
-                sys.stdout.flush()
+                _print(text)
 
     def failed(self, result: Mapping[str, Any]) -> None:
         self.failures += 1
@@ -199,15 +198,22 @@ def _say(stream: TextIO, text: str) -> None:
         stream.flush()
 
 
+def _print(text: str) -> None:
+    """One result on stdout, at once. Raises GanctlError when it cannot be written; a closed pipe stays what it is."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise GanctlError("cannot write the results to stdout", e.strerror or str(e), "check where stdout goes") from e
+
+
 def _print_plan(request: Any, settings: Common) -> None:
     from ganctl.config import to_plain, write_yaml
 
     plan = to_plain(request)
-    if settings.json:
-        sys.stdout.write(json.dumps({"plan": _plain(plan)}, ensure_ascii=False) + "\n")
-    else:
-        sys.stdout.write(write_yaml(plan))
-    sys.stdout.flush()
+    _print(json.dumps({"plan": _plain(plan)}, ensure_ascii=False) if settings.json else write_yaml(plan).rstrip("\n"))
 
 
 def _plain(value: Any) -> Any:

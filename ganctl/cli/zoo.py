@@ -7,7 +7,7 @@ import typer
 
 from ganctl.cli import show
 
-app = typer.Typer(help="Pretrained networks: list, pull, check, remove, publish.", no_args_is_help=True)
+app = typer.Typer(help="Pretrained networks: list, pull, check, remove, publish.")
 
 
 def complete_name(incomplete: str) -> list[str]:
