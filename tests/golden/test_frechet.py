@@ -1,0 +1,95 @@
+"""The Fréchet distance against pytorch-fid, torch-fidelity, clean-fid and SciPy's matrix root."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+
+from ganctl.metrics.fid import frechet_distance
+from ganctl.metrics.statistics import Moments
+from tests.conftest import golden
+from tests.golden.inception_weights import arrays
+
+Moment = tuple[np.ndarray, np.ndarray]
+
+
+def moments(seed: int, n: int, d: int) -> Moment:
+    """Mean and covariance of n correlated draws: of full rank when n > d."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, d)) @ rng.standard_normal((d, d)) + rng.standard_normal(d)
+    return x.mean(0), np.cov(x, rowvar=False)
+
+
+def by_sqrtm(a: Moment, b: Moment) -> float:
+    """The published formula as the first tools compute it."""
+    root = sqrtm(a[1] @ b[1])
+    return float(np.square(a[0] - b[0]).sum() + np.trace(a[1]) + np.trace(b[1]) - 2 * np.trace(root).real)
+
+
+def test_recorded_pairs_of_every_kind() -> None:
+    recorded, _ = arrays(golden("frechet_distance_pairs.safetensors"))
+    names = sorted({k.split(".")[1] for k in recorded if k.startswith("in.")})
+    assert len(names) == 10
+    for name in names:
+        a, b = ((recorded[f"in.{name}.mu{i}"], recorded[f"in.{name}.sigma{i}"]) for i in (1, 2))
+        singular = name in ("rank_deficient_n_less_than_d", "singular_orthogonal_supports")
+        for tool in ("pytorchfid", "torchfidelity", "cleanfid"):
+            if (wanted := recorded.get(f"out.{name}.{tool}")) is not None:
+                found = frechet_distance(*a, *b)
+                np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-3 if singular else 1e-7, err_msg=name)
+                np.testing.assert_allclose(found, frechet_distance(*b, *a), rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize(("seed", "d"), [(0, 1), (1, 2), (2, 24), (3, 84)])
+def test_equals_the_route_over_sqrtm(seed: int, d: int) -> None:
+    a, b = moments(seed, 4 * d + 4, d), moments(seed + 100, 3 * d + 5, d)
+    a, b = ((mu, np.atleast_2d(sigma)) for mu, sigma in (a, b))
+    found = frechet_distance(*a, *b)
+    assert found > 0
+    assert found == pytest.approx(by_sqrtm(a, b), rel=1e-6)
+    assert found == pytest.approx(frechet_distance(*b, *a), rel=1e-12)
+    assert abs(frechet_distance(*a, *a)) < 1e-9 * np.trace(a[1])
+
+
+def test_fewer_images_than_dimensions() -> None:
+    """Rank-deficient sides: real, finite, symmetric, and right where the answer is known."""
+    a, b = moments(1, 5, 40), moments(2, 9, 40)
+    found = frechet_distance(*a, *b)
+    assert found > 0
+    assert found == pytest.approx(frechet_distance(*b, *a), rel=1e-12)
+    # Equal means and covariances that commute: sum of (sqrt(x) - sqrt(y))², zeros included.
+    x, y, mu = np.array([4.0, 9.0, 0.0, 0.0]), np.array([1.0, 0.0, 16.0, 0.0]), np.zeros(4)
+    assert frechet_distance(mu, np.diag(x), mu, np.diag(y)) == pytest.approx(1 + 9 + 16, rel=1e-12)
+    assert frechet_distance(mu, np.zeros((4, 4)), mu + 3, np.zeros((4, 4))) == 36
+    # Rounding leaves eigenvalues a little below zero; they are no imaginary part.
+    assert abs(frechet_distance(*a, *a)) < 1e-6 * np.trace(a[1])
+
+
+def test_fid_of_64_images_in_2048_dimensions() -> None:
+    """Features recorded by torch-fidelity, moments of ours, in batches: its value to the digits it is known by."""
+    recorded, meta = arrays(golden("inception_image_set_metrics.safetensors"))
+    assert json.loads(meta["config"])["h"] == 56
+    sides = []
+    for side in ("a", "b"):
+        running = Moments(2048)
+        for batch in np.split(recorded[f"out.features_{side}.2048"], [10, 40]):
+            running.add(batch)
+        sides.append(running.stats())
+    found = frechet_distance(sides[0].mu, sides[0].sigma, sides[1].mu, sides[1].sigma)
+    assert found == pytest.approx(float(recorded["out.torchfidelity.frechet_inception_distance"]), rel=1e-4)
+
+
+def test_what_allows_no_distance_is_refused() -> None:
+    mu, sigma = np.zeros(3), np.eye(3)
+    for bad_mu, bad_sigma, why in (
+        (np.array([0, np.nan, 0]), sigma, "NaN or infinity"),
+        (mu, np.diag([1, np.inf, 1]), "NaN or infinity"),
+        (mu, -sigma, "not a covariance"),
+        (np.zeros(4), sigma, "shapes do not fit"),
+        (mu[:, None], sigma, "shapes do not fit"),
+        (mu + 1e200, sigma, "too large"),
+        (mu, sigma * 1e308, "too large"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            frechet_distance(bad_mu, bad_sigma, mu, sigma)

@@ -1,0 +1,93 @@
+"""FID's network against torch-fidelity, pytorch-fid and clean-fid: the same weights, images, features."""
+
+import numpy as np
+import pytest
+import torch
+
+from ganctl.metrics.features import inception_extractor, tensors_sha256
+from ganctl.metrics.resize import inception_input
+from ganctl.nn.features.inception import DIMS, Inception
+from tests.conftest import golden
+from tests.golden import inception_weights
+
+pytestmark = pytest.mark.xdist_group("inception")
+
+EXCERPT = "inception_excerpt.safetensors"
+TOOLS = {"torchfidelity": "legacy_tensorflow", "pytorchfid": "legacy_pytorch", "cleanfid": "clean"}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def net() -> Inception:
+    return inception_weights.network(golden(EXCERPT))
+
+
+def features(net: Inception, images: np.ndarray, mode: str, dims: int = 2048, at_once: int = 64) -> np.ndarray:
+    """As `ganctl fid` takes them, from [N, 3, H, W] bytes."""
+    extractor = inception_extractor(net, "", mode=mode, dims=dims, device=CPU)
+    prepared = [extractor.prepare(np.ascontiguousarray(image.transpose(1, 2, 0))) for image in images]
+    parts = [extractor.extract(prepared[i : i + at_once]) for i in range(0, len(prepared), at_once)]
+    return torch.cat(parts).numpy()
+
+
+def test_the_recipe_makes_the_recorded_weights(net: Inception) -> None:
+    recorded, meta = inception_weights.arrays(golden(EXCERPT))
+    own = net.state_dict()
+    assert len(own) == 472
+    assert own["fc.weight"].shape == (1008, 2048)
+    for key in (k for k in recorded if k.startswith("probe.")):
+        np.testing.assert_allclose(own[key.removeprefix("probe.")].flatten()[:8], recorded[key], rtol=1e-6)
+    # The stamp's digest: over sorted names and float32 bytes, the same in any container.
+    assert tensors_sha256(own) == meta["weights_sha256"]
+
+
+@pytest.mark.parametrize("name", [EXCERPT, "inception_features.safetensors"])
+def test_features_are_those_of_the_reference_tools(net: Inception, name: str) -> None:
+    recorded, _ = inception_weights.arrays(golden(name))
+    checked = 0
+    for key, wanted in recorded.items():
+        kind, *rest = key.split(".")
+        if kind != "out" or rest[-1] not in ("64", "2048") or rest[0] not in TOOLS:
+            continue
+        tool, size, dims = rest
+        found = features(net, recorded[f"in.images_{size}"], TOOLS[tool], int(dims))
+        np.testing.assert_allclose(found, wanted, atol=1e-4, rtol=1e-4, err_msg=key)
+        checked += 1
+    assert checked >= 7
+
+
+def test_every_depth_and_both_logits(net: Inception) -> None:
+    recorded, _ = inception_weights.arrays(golden(EXCERPT))
+    images = recorded["in.images_32x32"]
+    for tool in ("torchfidelity", "pytorchfid"):
+        for dims in DIMS[:3]:
+            found = features(net, images, TOOLS[tool], dims)
+            np.testing.assert_allclose(found, recorded[f"out.{tool}.32x32.{dims}"], atol=1e-4, rtol=1e-4)
+    last = torch.from_numpy(recorded["out.torchfidelity.32x32.2048"])
+    for bias, name in ((True, "logits"), (False, "logits_unbiased")):
+        wanted = recorded[f"out.torchfidelity.32x32.{name}"]
+        np.testing.assert_allclose(net.logits(last, bias=bias), wanted, atol=1e-3, rtol=1e-4)
+
+
+def test_double_precision_agrees_more_closely(net: Inception) -> None:
+    recorded, _ = inception_weights.arrays(golden(EXCERPT))
+    pixels = torch.from_numpy(recorded["in.images_32x32"][:1].transpose(0, 2, 3, 1).copy())
+    double = inception_weights.network(golden(EXCERPT)).double()
+    found = double(inception_input(pixels.double(), "legacy_tensorflow"))
+    np.testing.assert_allclose(found, recorded["out.torchfidelity_float64.32x32.2048"][:1], atol=1e-5)
+
+
+def test_sizes_may_mix_in_a_batch_and_the_batch_does_not_matter(net: Inception) -> None:
+    recorded, _ = inception_weights.arrays(golden(EXCERPT))
+    small, wide = recorded["in.images_32x32"], recorded["in.images_96x160"]
+    # More pixels than a decoder thread passes on: resized beside it, by the same arithmetic.
+    large = np.ascontiguousarray(np.tile(wide[0], (1, 9, 9))[:, :800, :1400])
+    for mode in ("legacy_tensorflow", "clean"):
+        extractor = inception_extractor(net, "", mode=mode, dims=64, device=CPU)
+        images = [small[0], wide[0], small[1], large]
+        prepared = [extractor.prepare(np.ascontiguousarray(i.transpose(1, 2, 0))) for i in images]
+        together = extractor.extract(prepared)
+        alone = torch.cat([extractor.extract([p]) for p in prepared])
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    assert prepared[3].shape == (299, 299, 3)
+    assert extractor.features == "inception-2015-12-05"
