@@ -6,14 +6,12 @@ from typing import Annotated, Literal
 import typer
 
 from ganctl.cli import show
-from ganctl.errors import UsageError, quoted
 
 KEYS, PATH, VIDEO = "Keyframes", "Path", "Video"
 
 
 def interpolate(
     model: Annotated[str, typer.Argument(help="A sampler: zoo name, org/repo[@rev], or a local bundle or run.")],
-    more: Annotated[list[str] | None, typer.Argument(metavar="[F.npz…]", help="More files after --latents.")] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="LIST", help="Such as 3,85,100-104. Default: 0-5.", rich_help_panel=KEYS)
     ] = None,
@@ -33,6 +31,7 @@ def interpolate(
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="From one keyframe to the next.", rich_help_panel=VIDEO)] = 60,
     fps: Annotated[float, typer.Option(help="Frames per second; a GIF at most 50.", rich_help_panel=VIDEO)] = 30,
+    space: Annotated[Literal["z"], typer.Option(help="Where the path runs.", rich_help_panel=PATH)] = "z",
     method: Annotated[
         Literal["lerp", "slerp", "cubic"], typer.Option(help="Line, arc or spline.", rich_help_panel=PATH)
     ] = "slerp",
@@ -54,19 +53,13 @@ def interpolate(
 
     mp4 and webm need `pip install 'ganctl[video]'`; GIF and frames need nothing more.
     """
-    from ganctl.io.seeds import parse_seeds
-    from ganctl.workflows.interpolate import InterpolateRequest, check, run
-
-    if more and not latents:
-        raise UsageError(f"unexpected argument {quoted(more[0])}", "files are keyframes after --latents")
     common = show.common()
-    keys = tuple(parse_seeds(seeds)) if seeds is not None else None
+    from ganctl.workflows.interpolate import InterpolateRequest, resolve, run
+
     request = InterpolateRequest(
-        model=model, seeds=keys, latents=(*(latents or ()), *(more or ())), out=out, frames=frames, fps=fps,
+        model=model, seeds=seeds, latents=tuple(latents or ()), out=out, frames=frames, fps=fps, space=space,
         method=method, easing=easing, loop=loop, grid=grid, num_keyframes=num_keyframes, shuffle_seed=shuffle_seed,
-        codec=codec, crf=crf, device=common.device, overwrite=common.overwrite,
+        codec=codec, crf=crf, device=common.device, dtype=common.dtype, overwrite=common.overwrite,
     )  # fmt: skip
-    if out == "-" and not common.dry_run:
-        show.execute(partial(run, stdout=show.binary_stdout()), request, line=None)
-    else:
-        show.execute(run, request, check=check)
+    stream = show.binary_stdout() if out == "-" and not common.dry_run else None
+    show.execute(partial(run, stdout=stream), request, check=resolve)

@@ -1,11 +1,13 @@
 """`--seeds 0-35,85`: a list of integers, checked and counted before anything is built."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 
 from ganctl.errors import UsageError, quoted
 
 MAX_SEEDS = 1_000_000
+MAX_TEXT = 2000
 MAX_SEED = 2**32 - 1  # numpy's RandomState, which the StyleGAN seed contract uses, takes no larger one.
 
 
@@ -38,15 +40,16 @@ def parse_seeds(text: str, *, option: str = "--seeds") -> list[int]:
     return [seed for part in ranges for seed in part]
 
 
-def seed_ranges(seeds: Sequence[int]) -> str:
-    """The inverse of `parse_seeds`: [0, 1, 2, 85] → '0-2,85'."""
+def seed_text(seeds: Sequence[int]) -> str:
+    """The inverse of `parse_seeds`, [0, 1, 2, 85] → '0-2,85'; a digest where that is too long for a file's request."""
     parts: list[list[int]] = []
     for seed in seeds:
         if parts and seed == parts[-1][1] + 1:
             parts[-1][1] = seed
         else:
             parts.append([seed, seed])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+    text = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+    return text if len(text) <= MAX_TEXT else "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def _short(text: str) -> str:

@@ -1,21 +1,24 @@
 """`ganctl interpolate`: a walk through latent space as a GIF, a video, frames, or a y4m stream."""
 
 import hashlib
+import itertools
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from ganctl import __version__
+from ganctl.catalog import check_name
 from ganctl.config import config
-from ganctl.errors import DeviceError, UsageError, quoted
-from ganctl.io.outputs import status_of
+from ganctl.errors import UsageError, quoted
+from ganctl.io.outputs import check_writable, default_folder, request_for, shown_name, status_of
 from ganctl.io.progress import SILENT, Reporter
-from ganctl.io.seeds import MAX_SEEDS
-from ganctl.io.video import MAX_GIF_FPS, need_av, write_gif, write_video, write_y4m
-from ganctl.workflows.targets import STREAM, default_folder
+from ganctl.io.seeds import parse_seeds, seed_text
+from ganctl.io.video import MAX_FRAME_PIXELS, MAX_GIF_FPS, need_av, write_gif, write_video, write_y4m
+from ganctl.workflows.generate import half_precision, load_sampler, pictures
+from ganctl.workflows.pipeline import in_order
+from ganctl.workflows.targets import STREAM
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,17 +30,14 @@ CODECS = {".mp4": "h264", ".webm": "vp9", ".gif": "gif"}
 SUFFIXES = {codec: suffix for suffix, codec in CODECS.items()}
 DEFAULT_SEEDS = 6
 MAX_FRAMES = 1_000_000
-MAX_KEPT_SEEDS = 1000
-"""Seeds that are listed in the file's request; more are there as a hash alone."""
-BATCH_PIXELS = 1 << 22
-MAX_BATCH = 64
+MAX_KEYFRAMES = 1_000_000
 
 
 @config
 class InterpolateRequest:
     model: str
-    seeds: tuple[int, ...] | None = None
-    """Keyframes by seed; None without latents: 0-5, or six for each cell of a grid."""
+    seeds: str | None = None
+    """Keyframes by seed, as in '3,85,100-104'; None without latents: 0-5, or six for each cell of a grid."""
     latents: tuple[str, ...] = ()
     """Keyframes from .npz files, in order."""
     out: str | None = None
@@ -45,6 +45,7 @@ class InterpolateRequest:
     frames: int = 60
     """From one keyframe to the next."""
     fps: float = 30.0
+    space: Literal["z"] = "z"
     method: Literal["lerp", "slerp", "cubic"] = "slerp"
     easing: Literal["linear", "ease-in-out"] = "linear"
     loop: bool = True
@@ -58,6 +59,7 @@ class InterpolateRequest:
     crf: int = 18
     """Quality of h264 and vp9: 0 best … 51 (h264) or 63 (vp9) worst."""
     device: str = "auto"
+    dtype: str = "auto"
     overwrite: bool = False
 
 
@@ -80,15 +82,14 @@ class Target:
 class Walk:
     """Everything needed to compute frames."""
 
+    request: InterpolateRequest
     model: "Model"
     keys: "Tensor"
     """[cells, keyframes, *z], cells row by row."""
     positions: "Tensor"
     """[frames], in units of keyframes."""
-    grid: tuple[int, int]
-    """(columns, rows)."""
-    method: Literal["lerp", "slerp", "cubic"]
-    loop: bool
+    half: str | None
+    """fp16 | bf16, or None: fp32."""
 
 
 def run(
@@ -100,32 +101,50 @@ def run(
     latents of another model, refused overwrite).
     """
     target = check(request)
-    from ganctl.load import load
-    from ganctl.protocols import Sampler
-
-    model = load(request.model, device=request.device, reporter=reporter)
-    if not isinstance(model.net, Sampler):
-        what = f"cannot interpolate with {quoted(request.model)}"
-        raise UsageError(what, f"{quoted(model.model)} has no latent space to walk through", "see: ganctl zoo list")
-    walk = plan_walk(request, model)
-    made = request_fields(request, walk, target)
-    count = len(walk.positions)
+    if done := _is_there(request, target, reporter):
+        return done
+    model = load_sampler(request.model, request.device, reporter)
+    half = half_precision(model, request.dtype, reporter)
+    given, digest = _keyframes(request, model)
+    walk = _plan_walk(request, model, given, half)
+    made = _fields(request, target, model.revision, digest, half)
     if target.codec == "png" and target.path is not None:
-        return write_frames(target.path, walk, made, request, reporter)
-    result = {"path": str(target.path or STREAM), "model": model.name, "revision": model.revision, "frames": count}
-    if target.path is not None and status_of(target.path, made, request.overwrite) == "exists":
-        reporter.result({**result, "status": "exists"})
-        return InterpolateReport(path=str(target.path), frames=count, status="exists")
-    pictures = with_progress(render(walk, list(range(count))), count, reporter)
+        return _write_frames(target.path, walk, made, reporter)
+    count = len(walk.positions)
     if target.path is None:
         assert stdout is not None
-        write_y4m(stdout, pictures, fps=request.fps)
-    elif target.codec == "gif":
-        write_gif(target.path, pictures, count=count, fps=request.fps, request=made)
-    else:
-        write_video(target.path, pictures, fps=request.fps, codec=target.codec, crf=request.crf, request=made)
-    reporter.result({**result, "status": "written"})
-    return InterpolateReport(path=str(target.path or STREAM), frames=count, status="written")
+        write_y4m(stdout, render(walk, range(count), reporter), fps=request.fps)
+        return InterpolateReport(path=STREAM, frames=count, status="written")
+    status = "exists"
+    if status_of(target.path, made, request.overwrite) == "write":
+        status, frames = "written", render(walk, range(count), reporter)
+        if target.codec == "gif":
+            write_gif(target.path, frames, count=count, fps=request.fps, request=made)
+        else:
+            write_video(target.path, frames, fps=request.fps, codec=target.codec, crf=request.crf, request=made)
+    return _tell(request, target.path, count, model.revision, status, reporter)
+
+
+def _is_there(request: InterpolateRequest, target: Target, reporter: Reporter) -> InterpolateReport | None:
+    """The report of a video that the same request wrote, found without loading torch."""
+    path = target.path
+    if path is None or not path.is_file() or request.overwrite or request.latents or request.dtype in ("fp16", "bf16"):
+        return None
+    from ganctl.load import open_bundle
+
+    _, revision = open_bundle(request.model, reporter=reporter)
+    if status_of(path, _fields(request, target, revision, None, None)) != "exists":
+        return None
+    _, _, count = _counts(request, len(_seeds(request)))
+    return _tell(request, path, count, revision, "exists", reporter)
+
+
+def _tell(
+    request: InterpolateRequest, path: Path, frames: int, revision: str, status: str, reporter: Reporter
+) -> InterpolateReport:
+    name = shown_name(request.model)
+    reporter.result({"path": str(path), "frames": frames, "model": name, "revision": revision, "status": status})
+    return InterpolateReport(path=str(path), frames=frames, status=status)
 
 
 def check(request: InterpolateRequest) -> Target:
@@ -136,10 +155,12 @@ def check(request: InterpolateRequest) -> Target:
     if request.frames < 1:
         raise UsageError(f"cannot use --frames {request.frames}", "it must be at least 1")
     if request.seeds is not None and request.latents:
-        raise UsageError("cannot use --seeds with --latents", "both give the keyframes")
+        raise UsageError("cannot use --seeds with --latents", "both give the keyframes", "keep one")
     missing = [p for p in request.latents if not Path(p).is_file()]
     if missing:
         raise UsageError(f"cannot use --latents {quoted(missing[0])}", f"no such file ({len(missing)} missing)")
+    if not request.latents:
+        _counts(request, len(_seeds(request)))
     target = pick_target(request)
     name = quoted(target.path or STREAM)
     if target.codec in ("h264", "vp9"):
@@ -150,7 +171,22 @@ def check(request: InterpolateRequest) -> Target:
     if target.codec == "gif" and request.fps > MAX_GIF_FPS:
         why = f"a GIF shows at most {MAX_GIF_FPS:.0f} frames per second, --fps is {request.fps:g}"
         raise UsageError(f"cannot write {name}", why, f"--fps {MAX_GIF_FPS:.0f}")
+    check_name(request.model)
+    if target.path is not None:
+        check_writable(target.path)
     return target
+
+
+def resolve(request: InterpolateRequest) -> InterpolateRequest:
+    """The checked request with every default filled in: what --dry-run prints. Raises UsageError."""
+    target = check(request)
+    codec = None if target.path is None else target.codec
+    out = str(target.path or STREAM)
+    if request.latents:
+        return replace(request, out=out, codec=codec)
+    seeds = _seeds(request)
+    _, keyframes, _ = _counts(request, len(seeds))
+    return replace(request, out=out, codec=codec, seeds=seed_text(seeds), num_keyframes=keyframes)
 
 
 def pick_target(request: InterpolateRequest) -> Target:
@@ -163,7 +199,9 @@ def pick_target(request: InterpolateRequest) -> Target:
         folder = default_folder(request.model, "interpolate")
         codec = request.codec or "gif"
         return Target(folder if codec == "png" else folder / f"walk{SUFFIXES[codec]}", codec)
-    path = Path(request.out)
+    if not request.out.strip():
+        raise UsageError("cannot use -o ''", "the name is empty")
+    path = Path(request.out).expanduser()
     suffix = "" if path.is_dir() or request.out.endswith("/") else path.suffix.lower()
     by_suffix = CODECS.get(suffix)
     if suffix in (".png", ".jpg", ".jpeg", ".webp", ".zip", ".mov", ".avi", ".mkv", ".m4v"):
@@ -187,129 +225,136 @@ def parse_grid(grid: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def plan_walk(request: InterpolateRequest, model: "Model") -> Walk:
-    """Keyframes shared out to the cells. Raises UsageError when they do not come out even or are fewer than two."""
+def _seeds(request: InterpolateRequest) -> list[int]:
+    if request.seeds is not None:
+        return parse_seeds(request.seeds)
+    columns, rows = parse_grid(request.grid)
+    count = (request.num_keyframes or DEFAULT_SEEDS) * columns * rows
+    return list(range(min(count, MAX_KEYFRAMES + 1)))
+
+
+def _counts(request: InterpolateRequest, given: int) -> tuple[int, int, int]:
+    """(walks, keyframes of each, frames) for so many given keyframes.
+
+    Raises UsageError when these do not come out even, are fewer than two, or make too many frames.
+    """
+    columns, rows = parse_grid(request.grid)
+    cells = columns * rows
+    if request.num_keyframes is None and given % cells:
+        why = f"{given} keyframes do not share out evenly to {cells} walks"
+        hint = f"give a multiple of {cells} seeds, or --num-keyframes"
+        raise UsageError(f"cannot use --grid {request.grid}", why, hint)
+    keyframes = request.num_keyframes or given // cells
+    if keyframes < 2:
+        raise UsageError("cannot interpolate", f"a walk needs two keyframes, there is {keyframes}", "--seeds 0-5")
+    frames = keyframes * request.frames if request.loop else (keyframes - 1) * request.frames + 1
+    if cells * keyframes > MAX_KEYFRAMES or frames > MAX_FRAMES:
+        why = f"these would be {frames:,} frames and {cells * keyframes:,} keyframes"
+        hint = f"at most {MAX_FRAMES:,} frames and {MAX_KEYFRAMES:,} keyframes"
+        raise UsageError("cannot interpolate", why, hint)
+    return cells, keyframes, frames
+
+
+def _keyframes(request: InterpolateRequest, model: "Model") -> "tuple[Tensor, str | None]":
+    """The given keyframes [n, *z], and a digest of them when they come from files."""
     import numpy as np
     import torch
 
     from ganctl.io.latents import read_latents
-    from ganctl.nn.interpolation import positions
 
-    columns, rows = parse_grid(request.grid)
-    cells = columns * rows
-    if request.latents:
-        shape = tuple(model.net.prior([0]).shape[1:])
-        found = read_latents(request.latents, model=model.name, revision=model.revision, shape=shape)
-        given = torch.from_numpy(np.concatenate([z for _, z in found]))
-    else:
-        given = model.net.prior(keyframe_seeds(request))
-    if request.num_keyframes is None and len(given) % cells:
-        why = f"{len(given)} keyframes do not share out evenly to {cells} walks"
-        hint = f"give a multiple of {cells} seeds, or --num-keyframes"
-        raise UsageError(f"cannot use --grid {request.grid}", why, hint)
-    per_cell = request.num_keyframes or len(given) // cells
-    if per_cell < 2:
-        raise UsageError("cannot interpolate", f"a walk needs two keyframes, there is {per_cell}", "--seeds 0-5")
-    frames = per_cell * request.frames
-    if cells * per_cell > MAX_SEEDS or frames > MAX_FRAMES:
-        most = f"at most {MAX_FRAMES:,} frames and {MAX_SEEDS:,} keyframes"
-        raise UsageError("cannot interpolate", f"{frames:,} frames, {cells * per_cell:,} keyframes; {most}")
-    # The order of Karras et al.'s gen_video: seeds repeat when there are too few, then are shuffled.
-    order = np.arange(cells * per_cell) % len(given)
-    if request.shuffle_seed is not None:
-        np.random.RandomState(request.shuffle_seed).shuffle(order)
-    keys = given[torch.from_numpy(order)].reshape(cells, per_cell, *given.shape[1:])
-    at = positions(per_cell, request.frames, easing=request.easing, loop=request.loop)
-    return Walk(model, keys, at, (columns, rows), request.method, request.loop)
+    if not request.latents:
+        return model.net.prior(_seeds(request)), None
+    shape = tuple(model.net.prior([0]).shape[1:])
+    name = shown_name(request.model)
+    found = read_latents(request.latents, model=name, revision=model.revision, shape=shape)
+    z = np.concatenate([z for _, z in found])
+    return torch.from_numpy(z), hashlib.sha256(z.tobytes()).hexdigest()[:32]
 
 
-def keyframe_seeds(request: InterpolateRequest) -> list[int]:
-    if request.seeds is not None:
-        return list(request.seeds)
-    columns, rows = parse_grid(request.grid)
-    return list(range((request.num_keyframes or DEFAULT_SEEDS) * columns * rows))
-
-
-def request_fields(request: InterpolateRequest, walk: Walk, target: Target) -> dict[str, Any]:
-    """What the file depends on; kept inside it."""
-    made: dict[str, Any] = {
-        "ganctl": __version__,
-        "verb": "interpolate",
-        "model": walk.model.name,
-        "revision": walk.model.revision,
-        "keys_sha256": hashlib.sha256(walk.keys.numpy().tobytes()).hexdigest(),
-        "frames": request.frames,
-        "fps": request.fps,
-        "method": request.method,
-        "easing": request.easing,
-        "loop": request.loop,
-        "grid": request.grid,
-        "codec": target.codec,
-    }
-    if not request.latents and len(keyframe_seeds(request)) <= MAX_KEPT_SEEDS:
-        made["seeds"] = keyframe_seeds(request)
-    if target.codec in ("h264", "vp9"):
-        made["crf"] = request.crf
-    return made
-
-
-def render(walk: Walk, wanted: list[int]) -> "Iterator[np.ndarray]":
-    """The frames of the given numbers as uint8 [H, W, C], cells side by side. Raises DeviceError out of memory."""
+def _plan_walk(request: InterpolateRequest, model: "Model", given: "Tensor", half: str | None) -> Walk:
+    """Keyframes shared out to the cells. Raises UsageError as `_counts` does, and when a frame would be too large."""
+    import numpy as np
     import torch
 
-    from ganctl.io.images import to_pixels
+    from ganctl.nn.interpolation import positions
+
+    cells, keyframes, _ = _counts(request, len(given))
+    columns, rows = parse_grid(request.grid)
+    height, width = model.net.x.size
+    if columns * width * rows * height > MAX_FRAME_PIXELS:
+        why = f"a frame would have {columns * width} x {rows * height} pixels, more than {MAX_FRAME_PIXELS:,}"
+        raise UsageError(f"cannot use --grid {request.grid}", why, "use a smaller grid")
+    # The order of Karras et al.'s gen_video: seeds repeat when there are too few, then are shuffled.
+    order = np.arange(cells * keyframes) % len(given)
+    if request.shuffle_seed is not None:
+        np.random.RandomState(request.shuffle_seed).shuffle(order)
+    keys = given[torch.from_numpy(order)].reshape(cells, keyframes, *given.shape[1:])
+    return Walk(
+        request, model, keys, positions(keyframes, request.frames, easing=request.easing, loop=request.loop), half
+    )
+
+
+def _fields(
+    request: InterpolateRequest, target: Target, revision: str, latents: str | None, half: str | None
+) -> dict[str, Any]:
+    """What the file depends on; kept inside it."""
+    return request_for(
+        "interpolate",
+        request.model,
+        revision,
+        seeds=None if request.latents else seed_text(_seeds(request)),
+        latents=latents,
+        frames=request.frames,
+        fps=None if target.codec == "png" else request.fps,
+        method=request.method,
+        easing=request.easing,
+        loop=request.loop,
+        grid=request.grid,
+        num_keyframes=request.num_keyframes,
+        shuffle_seed=request.shuffle_seed,
+        codec=target.codec,
+        crf=request.crf if target.codec in ("h264", "vp9") else None,
+        dtype=half,
+    )
+
+
+def render(walk: Walk, wanted: "range | list[int]", reporter: Reporter) -> "Iterator[np.ndarray]":
+    """The frames of the given numbers as uint8 [H, W, C], cells side by side."""
+    import numpy as np
+
     from ganctl.nn.interpolation import walk as path
 
-    paths = [path(keys, walk.method, loop=walk.loop) for keys in walk.keys]
-    net, (columns, rows) = walk.model.net, walk.grid
-    height, width = net.x.size or (256, 256)
-    batch = max(1, min(MAX_BATCH, BATCH_PIXELS // (height * width)))
-    step = max(1, batch // len(paths))
-    for start in range(0, len(wanted), step):
-        at = walk.positions[wanted[start : start + step]]
-        z = torch.stack([p(at) for p in paths], 1)  # [frames, cells, *z]
-        try:
-            with torch.inference_mode():
-                x = torch.cat([net.sample(part.to(walk.model.device)).cpu() for part in z.flatten(0, 1).split(batch)])
-        except torch.OutOfMemoryError as e:
-            raise DeviceError("cannot make the frames", f"{batch} images do not fit into memory", "--device cpu") from e
-        pixels = to_pixels(x, net.x.range)
-        _, h, w, c = pixels.shape
-        sheets = pixels.reshape(-1, rows, columns, h, w, c).transpose(0, 1, 3, 2, 4, 5)
-        yield from sheets.reshape(-1, rows * h, columns * w, c)
+    paths = [path(keys, walk.request.method, loop=walk.request.loop) for keys in walk.keys]
+    # One position at a time, so that a frame does not depend on which others are still missing.
+    latents = (p(walk.positions[i : i + 1])[0] for i in wanted for p in paths)
+    made = (pixels for _, pixels in pictures(walk.model, latents, half=walk.half, reporter=reporter))
+    columns, _ = parse_grid(walk.request.grid)
+    for done in range(1, len(wanted) + 1):
+        rows = [np.concatenate(list(itertools.islice(made, columns)), 1) for _ in range(len(paths) // columns)]
+        reporter.progress("frames", done, len(wanted))
+        yield np.concatenate(rows, 0)
 
 
-def with_progress(frames: "Iterator[np.ndarray]", total: int, reporter: Reporter) -> "Iterator[np.ndarray]":
-    for i, frame in enumerate(frames):
-        yield frame
-        reporter.progress("frames", i + 1, total)
-
-
-def write_frames(
-    folder: Path, walk: Walk, made: dict[str, Any], request: InterpolateRequest, reporter: Reporter
-) -> InterpolateReport:
+def _write_frames(folder: Path, walk: Walk, made: dict[str, Any], reporter: Reporter) -> InterpolateReport:
     """frame00000.png …, only those that are not there yet."""
     from ganctl.io.images import write_image
 
     count = len(walk.positions)
     paths = [folder / f"frame{i:05d}.png" for i in range(count)]
-    states = [status_of(path, {**made, "frame": i}, request.overwrite) for i, path in enumerate(paths)]
+    states = [status_of(path, {**made, "frame": i}, walk.request.overwrite) for i, path in enumerate(paths)]
     if (folder / f"frame{count:05d}.png").exists():
-        reporter.warn(f"{quoted(folder)} holds more frames than this walk's {count}", "an older walk left them", "")
-    missing = [i for i, state in enumerate(states) if state != "exists"]
-    pictures = render(walk, missing)
-    for i, path in enumerate(paths):
-        if states[i] != "exists":
-            write_image(path, next(pictures), request={**made, "frame": i})
-        status = "exists" if states[i] == "exists" else "written"
-        reporter.result(
-            {
-                "path": str(path),
-                "frame": i,
-                "model": walk.model.name,
-                "revision": walk.model.revision,
-                "status": status,
-            }
-        )
-        reporter.progress("frames", i + 1, count)
-    return InterpolateReport(path=str(folder), frames=count, status="written" if missing else "exists")
+        reporter.warn(f"{quoted(folder)} holds more frames than this walk's {count}", "another walk left them", "")
+    pictures = render(walk, [i for i, state in enumerate(states) if state == "write"], reporter)
+    stamp = {"model": shown_name(walk.request.model), "revision": walk.model.revision}
+
+    def write(numbered: "tuple[int, np.ndarray | None]") -> dict[str, Any]:
+        i, pixels = numbered
+        if pixels is not None:
+            write_image(paths[i], pixels, request={**made, "frame": i})
+        return {"path": str(paths[i]), "frame": i, **stamp, "status": "exists" if pixels is None else "written"}
+
+    frames = ((i, next(pictures) if state == "write" else None) for i, state in enumerate(states))
+    for result in in_order(write, frames):
+        reporter.result(result)
+    status = "written" if "write" in states else "exists"
+    return InterpolateReport(path=str(folder), frames=count, status=status)

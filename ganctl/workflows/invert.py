@@ -10,11 +10,11 @@ from ganctl import __version__
 from ganctl.config import config
 from ganctl.errors import DeviceError, GanctlError, UsageError, quoted
 from ganctl.io.images import center_crop_resize, encode, from_pixels, read_image, to_channels, to_pixels
-from ganctl.io.outputs import status_of
+from ganctl.io.outputs import default_folder, status_of
 from ganctl.io.progress import SILENT, Reporter
 from ganctl.io.video import need_av, write_video
 from ganctl.workflows.pipeline import overlapped
-from ganctl.workflows.targets import Job, Tally, default_folder, list_inputs, plan, refuse_clashes
+from ganctl.workflows.targets import Job, Tally, list_inputs, plan, refuse_clashes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from ganctl.errors import UsageError, quoted
 from ganctl.io.files import atomic_write
 from ganctl.io.outputs import npy_bytes, request_for, shown_name, status_of
 from ganctl.io.progress import SILENT, Reporter
-from ganctl.io.seeds import seed_ranges
+from ganctl.io.seeds import seed_text
 from ganctl.workflows.generate import half_precision, load_sampler, pictures
 from ganctl.workflows.pipeline import in_order
 from ganctl.workflows.sample_plan import DEFAULT_MODEL, SUFFIXES, Item, Plan, SampleRequest, plan, resolve, seed_item
@@ -108,11 +108,7 @@ class _Records:
         return {k: v for k, v in one.items() if v is not None}
 
     def seeds(self) -> str | None:
-        """'0-35,85', or a digest where that is long; None for latents."""
-        if self.todo.request.latents:
-            return None
-        text = seed_ranges([i.number for i in self.items])
-        return text if len(text) <= 2000 else "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        return None if self.todo.request.latents else seed_text([i.number for i in self.items])
 
     def grid(self) -> dict[str, Any]:
         return self.whole() | {"format": self.sheet().suffix.lstrip(".")}

@@ -8,7 +8,7 @@ from ganctl.catalog import check_name
 from ganctl.config import config
 from ganctl.errors import UsageError, quoted
 from ganctl.io.outputs import check_writable, default_folder
-from ganctl.io.seeds import MAX_SEED, MAX_SEEDS, parse_seeds, seed_ranges
+from ganctl.io.seeds import MAX_SEED, MAX_SEEDS, parse_seeds, seed_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,7 +135,7 @@ def resolve(request: SampleRequest) -> SampleRequest:
     return replace(
         request,
         num=len(found.seeds) or None,
-        seeds=seed_ranges(found.seeds) or None,
+        seeds=seed_text(found.seeds) or None,
         seed=found.seeds[0] if found.seeds else request.seed,
         format=found.format,
         out=str(found.path or "-"),
