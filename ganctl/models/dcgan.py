@@ -27,12 +27,15 @@ Layer = tuple[Count, Count, Count, Annotated[int, Ge(0), Le(64)]]
 @config
 class Config:
     resolution: Count = 64
+    """Side of the images: 64 (fig. 1)."""
     channels: Count = 3
+    """1 grey, 3 colour."""
     z_dim: Count = 100
     """Dimension of z (fig. 1). Deviation: N(0, I) in place of U[-1, 1], as all published weights have it."""
     ngf: Count = 64
     """Width of G's last hidden layer, doubled towards the input: 64 gives fig. 1's networks at half width."""
     ndf: Count = 64
+    """Width of D's first layer, doubled at every halving."""
     g_layers: Annotated[tuple[Layer, ...], MaxLen(32)] | None = None
     """G's layers where a published network departs from fig. 1; None follows the figure."""
     g_bias: bool = False
@@ -40,9 +43,11 @@ class Config:
     batch_norm: bool = True
     """False leaves batch norm out of G (WGAN, fig. 6)."""
     loss: Literal["minimax", "non_saturating"] = "non_saturating"
+    """G's loss: log(1 - D(G(z))) minimised, or log D(G(z)) maximised as everybody does."""
     glr: Rate = 2e-4
     """Sec. 4: Adam with 0.0002 …"""
     dlr: Rate = 2e-4
+    """The same for D."""
     beta1: Moment = 0.5
     """… and momentum 0.5."""
 

@@ -21,7 +21,9 @@ TRAIN = {"batch": 100}
 @config
 class Config:
     resolution: Count = 28
+    """Side of the images: MNIST's (sec. 5)."""
     channels: Count = 1
+    """1 grey, 3 colour."""
     z_dim: Count = 100
     """Deviation: N(0, I) in place of the paper's uniform noise, as every later GAN has it."""
     g_hidden: Widths = (1200, 1200)
@@ -35,7 +37,9 @@ class Config:
     glr: Rate = 2e-4
     """Deviation: Adam in place of momentum SGD."""
     dlr: Rate = 2e-4
+    """The same for D."""
     beta1: Moment = 0.5
+    """Adam's first moment, as DCGAN has it."""
 
 
 class Generator(nn.Module):

@@ -20,8 +20,11 @@ TRAIN = {"batch": 100}
 @config
 class Config:
     resolution: Count = 28
+    """Side of the images, enlarged to the paper's 32."""
     channels: Count = 1
+    """1 grey, 3 colour."""
     classes: Count = 10
+    """Digits (sec. III.A)."""
     lr: Rate = 1e-3
     """Deviation: Adam and cross-entropy in place of stochastic diagonal Levenberg-Marquardt (sec. III)."""
 
@@ -90,7 +93,8 @@ def accuracy(n: Nets, b: Batch) -> float:
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
     """The layout with `convnet.c1 … convnet.c5`, `fc.f6`, `fc.f7`."""
-    if "convnet.c1.weight" not in state or "fc.f7.weight" not in state:
+    first, last = state.get("convnet.c1.weight"), state.get("fc.f7.weight")
+    if first is None or last is None or first.ndim != 4 or last.ndim != 2:
         return None
-    cfg = {"channels": state["convnet.c1.weight"].shape[1], "classes": state["fc.f7.weight"].shape[0]}
+    cfg = {"channels": first.shape[1], "classes": last.shape[0]}
     return cfg, {"C": {k.removeprefix("convnet.").removeprefix("fc."): v for k, v in state.items()}}

@@ -15,11 +15,15 @@ class Config:
     """Deviation: DCGAN's networks, which the paper's D is; its G adds two layers of stride 1 at 112 px (fig. 2)."""
 
     resolution: Count = 64
+    """Side of the images. Deviation: 64 in place of 112."""
     channels: Count = 3
+    """1 grey, 3 colour."""
     z_dim: Count = 1024
     """Fig. 2."""
     ngf: Count = 64
+    """Width of G's last hidden layer."""
     ndf: Count = 64
+    """Width of D's first layer (fig. 2)."""
     a: Real = 0.0
     """Target of D for generated images (eq. 9: a = 0, b = c = 1) …"""
     b: Real = 1.0
@@ -29,7 +33,9 @@ class Config:
     glr: Rate = 1e-3
     """Sec. 4.1: 0.001 on LSUN."""
     dlr: Rate = 1e-3
+    """The same for D."""
     beta1: Moment = 0.5
+    """Adam's first moment (sec. 4.1)."""
 
 
 def networks(cfg: Config) -> dcgan.Config:

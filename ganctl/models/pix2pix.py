@@ -29,15 +29,19 @@ class Config:
     resolution: Count = 256
     """Side of training images; the networks take any multiple of 2^num_downs."""
     source_channels: Count = 3
+    """Channels of the image that is translated."""
     channels: Count = 3
     """Channels of the target."""
     ngf: Count = 64
+    """Width of the U-Net's first layer (appendix 6.1.1: C64)."""
     ndf: Count = 64
+    """Width of PatchGAN's first layer (appendix 6.1.2: C64)."""
     num_downs: Annotated[int, Ge(2), Le(12)] = 8
     """Levels of the U-Net: 8 take 256 px to 1 px (appendix 6.1.1)."""
     n_layers: Annotated[int, Ge(1), Le(8)] = 3
     """Of PatchGAN: 3 is the 70 × 70 discriminator (appendix 6.1.2)."""
     norm: Literal["batch", "instance"] = "batch"
+    """batch is the paper's (sec. 3.2); instance is its use at batch size 1 (sec. 3.3)."""
     dropout: bool = True
     """z enters as dropout alone, at training and at test time (sec. 3.2)."""
     test_time: Literal["paper", "stored"] = "paper"
@@ -47,7 +51,9 @@ class Config:
     glr: Rate = 2e-4
     """Sec. 3.3: Adam, 0.0002, momenta 0.5 and 0.999."""
     dlr: Rate = 2e-4
+    """The same for D."""
     beta1: Moment = 0.5
+    """Adam's first moment."""
 
 
 class Level(nn.Module):

@@ -19,7 +19,9 @@ TRAIN = {"batch": 100}
 @config
 class Config:
     resolution: Count = 28
+    """Side of the images: MNIST's (sec. 5)."""
     channels: Count = 1
+    """1 grey, 3 colour."""
     z_dim: Count = 20
     """Fig. 2 tries 3 to 200."""
     hidden: Widths = (500,)

@@ -17,10 +17,15 @@ class Config:
     """The networks are DCGAN's (sec. 4.2); D is the critic f."""
 
     resolution: Count = 64
+    """Side of the images: 64 (sec. 4.1)."""
     channels: Count = 3
+    """1 grey, 3 colour."""
     z_dim: Count = 100
+    """Dimension of z, DCGAN's."""
     ngf: Count = 64
+    """Width of G's last hidden layer, doubled towards the input."""
     ndf: Count = 64
+    """Width of the critic's first layer, doubled at every halving."""
     batch_norm: bool = True
     """False: G without batch norm, where DCGAN fails and WGAN still learns (fig. 6).
 
@@ -33,6 +38,7 @@ class Config:
     glr: Rate = 5e-5
     """α (alg. 1), RMSProp: momentum makes the critic unstable (sec. 4.3)."""
     dlr: Rate = 5e-5
+    """The same for the critic."""
 
 
 def networks(cfg: Config) -> dcgan.Config:

@@ -24,8 +24,11 @@ class Config:
     """The residual networks of appendix F (CIFAR-10), one doubling more or less for other sizes."""
 
     resolution: Count = 32
+    """Side of the images: CIFAR-10's."""
     channels: Count = 3
+    """1 grey, 3 colour."""
     z_dim: Count = 128
+    """Dimension of z (appendix F)."""
     width: Count = 128
     """Feature maps of every block, G and critic (appendix F)."""
     batch_norm: bool = True
@@ -37,9 +40,11 @@ class Config:
     glr: Rate = 2e-4
     """Appendix F. Deviation: constant, not decayed to 0 over 100,000 steps."""
     dlr: Rate = 2e-4
+    """The same for the critic."""
     beta1: Moment = 0.0
+    """Adam's first moment …"""
     beta2: Moment = 0.9
-    """Adam's moments (alg. 1)."""
+    """… and second (appendix F)."""
 
 
 class Block(nn.Module):
@@ -77,7 +82,7 @@ class Generator(nn.Module):
         self.x = Image((cfg.resolution, cfg.resolution), cfg.channels)
         self.z_dim = cfg.z_dim
         self.linear = nn.Linear(cfg.z_dim, cfg.width * self.base**2)
-        self.blocks = nn.Sequential(*[Block(cfg.width, cfg.width, scale=2, norm=cfg.batch_norm) for _ in range(n)])
+        self.blocks = nn.Sequential(*[Block(cfg.width, cfg.width, scale=2.0, norm=cfg.batch_norm) for _ in range(n)])
         self.norm = BatchNorm(cfg.width) if cfg.batch_norm else nn.Identity()
         self.out = nn.Conv2d(cfg.width, cfg.channels, 3, padding=1)
 
@@ -101,8 +106,8 @@ class Discriminator(nn.Module):
         self.blocks = nn.Sequential(
             Block(cfg.channels, w, scale=0.5, norm=False, first=True),
             Block(w, w, scale=0.5, norm=False),
-            Block(w, w, scale=1, norm=False),
-            Block(w, w, scale=1, norm=False),
+            Block(w, w, scale=1.0, norm=False),
+            Block(w, w, scale=1.0, norm=False),
         )
         self.linear = nn.Linear(w, 1)
 
