@@ -20,16 +20,17 @@ FOREIGN_SUFFIXES = (".pkl", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+MAX_FAULTS = 100
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _PATTERNS = {
     "model": (re.compile(r"[a-z][a-z0-9_]*"), "the name of a model family (lower case letters, digits, _)"),
     "builtin": (NAME, "a name of lower case letters, digits and -"),
     "repo": (REPO, "a Hub repository org/name"),
-    "revision": (COMMIT, "a full commit of 40 hex digits"),
+    "revision": (COMMIT, "a full commit of 40 hex digits (0-9a-f)"),
     "file": (re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors"), "a .safetensors file name without folders"),
-    "sha256": (re.compile(r"[0-9a-f]{64}"), "a full sha256 of 64 hex digits"),
-    "prefix": (re.compile(r"[0-9a-f]{8,64}"), "a sha256, or its published beginning of at least 8 hex digits"),
+    "sha256": (re.compile(r"[0-9a-f]{64}"), "a full sha256 of 64 hex digits (0-9a-f)"),
+    "prefix": (re.compile(r"[0-9a-f]{8,64}"), "a sha256, or its published beginning of at least 8 hex digits (0-9a-f)"),
     "net": (re.compile(r"[A-Za-z_][\w.]*"), "the name of a network"),
 }
 _CARD: dict[str, type | tuple[type, ...]] = {
@@ -133,7 +134,10 @@ def _entries(path: Path, _stamp: int) -> dict[str, ZooEntry]:
     found = {name: reader.entry(name, value) for name, value in (doc.value or {}).items()}
     if faults:
         faults.sort(key=lambda f: int(f.removeprefix("line ").partition(":")[0]))
-        raise UsageError(f"cannot use {where}", "; ".join(faults), "correct these lines, see docs/zoo.md")
+        more = [f"and {len(faults) - MAX_FAULTS} more"] if len(faults) > MAX_FAULTS else []
+        raise UsageError(
+            f"cannot use {where}", "\n".join(faults[:MAX_FAULTS] + more), "correct these lines, see docs/zoo.md"
+        )
     return {name: entry for name, entry in found.items() if entry is not None}
 
 
@@ -332,6 +336,12 @@ class _Reader:
                 wanted = _kind_name(kind)
                 quotes = ": put it in quotes" if wanted == "text" else ""
                 self.fault((*path, key), f"'{'.'.join(path)}.{key}' must be {wanted}, not {_kind(item)}{quotes}")
+            elif kind is str and not item.strip():
+                self.fault((*path, key), f"'{'.'.join(path)}.{key}' is empty")
+            elif kind is int and item < 1:
+                self.fault((*path, key), f"'{'.'.join(path)}.{key}' must be 1 or more, not {item}")
+            else:
+                self.plain((*path, key), item)
         if isinstance(value.get("task"), str) and value["task"] not in TASKS:
             self.fault((*path, "task"), f"unknown task {quoted(value['task'])}; known: {', '.join(TASKS)}")
         for group in NUMBERS:
@@ -340,7 +350,6 @@ class _Reader:
                 if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
                     text = f"{group} has {quoted(key)}, which must be a finite number, not {quoted(number)}"
                     self.fault((*path, group, key), text)
-        self.plain(path, value)
         return value if "task" in value else {**value, "task": ""}
 
     def plain(self, path: tuple, value: Any) -> None:

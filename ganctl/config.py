@@ -1,6 +1,8 @@
 """Configuration: frozen dataclasses, checked once at the boundary; and the one door through which YAML enters."""
 
 import dataclasses
+import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
@@ -41,7 +43,7 @@ def parse(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
                 key = ".".join(str(p) for p in err["loc"]) or cls.__name__
                 message = err["msg"].removeprefix("Value error, ")
                 message = message[:1].lower() + message[1:]
-                given = "" if err["type"] in ("missing", "value_error") else f", got {quoted(err['input'])}"
+                given = "" if err["type"] in ("missing", "value_error") else f", got {quoted(str(err['input'])[:80])}"
                 faults.append(f"{key}: {message}{given}")
     raise UsageError(f"cannot use {where}", "; ".join(faults[:5]), "see the recipe's keys: docs/train.md")
 
@@ -68,60 +70,105 @@ class Located:
 
 
 def read_yaml(source: Path | str, *, where: str, faults: list[str] | None = None) -> Located:
-    """Reads YAML as data: a Path is a file, a str is the text itself.
+    """Reads YAML as data: a Path is a regular file, a str is the text itself.
 
     Strict: no tags, aliases or duplicate keys, keys are text, at most 4 MiB and 32 levels, one document. `where` names
-    the source in messages. Raises UsageError listing every duplicate key with its line; a caller that checks a schema
-    too gives a list for `faults` and gets them there, to report everything in one go.
+    the source in messages. Raises UsageError listing every fault with its line; a caller that checks a schema too gives
+    a list for `faults` and gets duplicate keys there, to report everything in one go.
     """
     import yaml
 
-    if isinstance(source, Path):
-        try:
-            if source.stat().st_size > MAX_YAML_BYTES:
-                raise UsageError(f"cannot use {where}", f"it is larger than {MAX_YAML_BYTES >> 20} MiB")
-            text = source.read_text(encoding="utf-8")
-        except OSError as e:
-            raise UsageError(f"cannot read {where}", e.strerror or str(e)) from e
-        except UnicodeDecodeError as e:
-            raise UsageError(f"cannot use {where}", "it is not UTF-8 text") from e
-    else:
-        text = source
+    text = _yaml_text(source, where) if isinstance(source, Path) else source
+    # libyaml is ten times as fast, and PyYAML may come without it.
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        # Aliases are refused while scanning: a small file can otherwise expand without end.
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
-                line = token.start_mark.line + 1
-                raise UsageError(f"cannot use {where}", f"line {line}: anchors, aliases and tags are not allowed")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_tokens(yaml.scan(text, Loader=loader), where)
+        node = yaml.compose(text, Loader=loader)
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
-        raise UsageError(f"cannot use {where}", f"{line}{getattr(e, 'problem', None) or 'not YAML'}") from e
+        raise UsageError(f"cannot use {where}", f"{line}{_problem(e)}") from e
     except (RecursionError, ValueError) as e:
-        raise UsageError(f"cannot use {where}", "it is nested too deeply or not YAML") from e
+        raise UsageError(f"cannot use {where}", "it is not YAML") from e
     lines: dict[tuple[str | int, ...], int] = {}
     found: list[str] = [] if faults is None else faults
-    value = _plain_node(node, (), lines, found, yaml.SafeLoader("").construct_object) if node else None
+    construct = yaml.SafeLoader("").construct_object
+
+    def scalar(leaf: Any) -> Any:
+        try:
+            return construct(leaf)
+        except (yaml.YAMLError, ValueError) as e:  # a date that is none, a number without end, `<<`, `=`
+            raise ValueError(f"cannot read {quoted(leaf.value[:80])}") from e
+
+    value = _plain_node(node, (), lines, found, scalar) if node else None
     if found and faults is None:
         raise UsageError(f"cannot use {where}", "; ".join(found))
     return Located(value, lines)
+
+
+def _problem(e: Exception) -> str:
+    return getattr(e, "problem", None) or getattr(e, "reason", None) or "not YAML"
+
+
+def _yaml_text(path: Path, where: str) -> str:
+    try:
+        # Without O_NONBLOCK a pipe would be waited for before it could be refused.
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(fd, "rb") as f:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise UsageError(f"cannot read {where}", "it is not a regular file")
+            data = f.read(MAX_YAML_BYTES + 1)
+    except IsADirectoryError as e:
+        raise UsageError(f"cannot read {where}", "it is a folder") from e
+    except (OSError, ValueError) as e:
+        raise UsageError(f"cannot read {where}", getattr(e, "strerror", None) or str(e)) from e
+    if len(data) > MAX_YAML_BYTES:
+        raise UsageError(f"cannot use {where}", f"it is larger than {MAX_YAML_BYTES >> 20} MiB")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise UsageError(f"cannot use {where}", "it is not UTF-8 text") from e
+
+
+def _refuse_tokens(tokens: Any, where: str) -> None:
+    """Refuses, while scanning, what is not plain data and what would be costly to build.
+
+    Aliases, because a small file can otherwise expand without end; nesting, because building recurses.
+    """
+    import yaml
+
+    tagged, depth = [], 0
+    for token in tokens:
+        if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
+            tagged.append(token.start_mark.line + 1)
+        elif token.id in ("<block mapping start>", "<block sequence start>", "{", "["):
+            depth += 1
+            if depth > MAX_YAML_DEPTH:
+                line = token.start_mark.line + 1
+                raise UsageError(f"cannot use {where}", f"line {line}: nested deeper than {MAX_YAML_DEPTH} levels")
+        elif token.id in ("<block end>", "}", "]"):
+            depth -= 1
+    if tagged:
+        lines = ", ".join(map(str, dict.fromkeys(tagged)))
+        label = "line" if len(set(tagged)) == 1 else "lines"
+        raise UsageError(f"cannot use {where}", f"{label} {lines}: anchors, aliases and tags are not allowed")
 
 
 def _plain_node(
     node: Any, path: tuple[str | int, ...], lines: dict, faults: list[str], scalar: Callable[[Any], Any]
 ) -> Any:
     lines[path] = node.start_mark.line + 1
-    if len(path) > MAX_YAML_DEPTH:
-        faults.append(f"line {node.start_mark.line + 1}: nested deeper than {MAX_YAML_DEPTH} levels")
-        return None
     if node.id == "mapping":
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            key = scalar(key_node) if key_node.id == "scalar" else None
+            try:
+                key = scalar(key_node) if key_node.id == "scalar" else None
+            except ValueError:
+                key = None
             if not isinstance(key, str):
-                faults.append(f"line {line}: key {quoted(getattr(key_node, 'value', '?'))} is not text")
+                shown = quoted(key_node.value[:80]) if key_node.id == "scalar" else f"that is a {key_node.id}"
+                faults.append(f"line {line}: key {shown} is not text")
                 continue
             if key in found:
                 faults.append(f"line {line}: duplicate key {quoted(key)}, first on line {lines[*path, key]}")
@@ -133,8 +180,8 @@ def _plain_node(
         return [_plain_node(child, (*path, i), lines, faults, scalar) for i, child in enumerate(node.value)]
     try:
         return scalar(node)
-    except ValueError:
-        faults.append(f"line {node.start_mark.line + 1}: cannot read {quoted(node.value)}")
+    except ValueError as e:
+        faults.append(f"line {node.start_mark.line + 1}: {e}")
         return None
 
 

@@ -18,7 +18,8 @@ class GanctlError(Exception):
     """One failure in three parts: what failed, why, and what to do next.
 
     `what` names the file or option, quoted with `quoted()`. `why` is the cause in one line, with numbers where they
-    help. `hint` is the user's next step, as a command when possible. `message` is `what` and `why` as two sentences.
+    help; several faults found in one pass are one line each. `hint` is the user's next step, as a command when
+    possible. `message` is `what` and `why` as two sentences.
     """
 
     code = 1

@@ -19,7 +19,8 @@ def as_error(e: BaseException) -> GanctlError:
     kinds = {cls.__name__ for cls in type(e).__mro__}
     # Typer turns Ctrl-C into its Abort.
     if isinstance(e, KeyboardInterrupt) or "Abort" in kinds:
-        return InterruptedRun("interrupted", "Ctrl-C was pressed", "run the same command again: what is finished is kept")
+        hint = "run the same command again: what is finished is kept"
+        return InterruptedRun("interrupted", "Ctrl-C was pressed", hint)
     # Typer brings its own copy of click, or uses the shared one: only the names are the same everywhere.
     if "ClickException" in kinds:
         return _usage(e, kinds)

@@ -179,7 +179,7 @@ def json_error(e: GanctlError) -> str:
 
 def clean(text: object) -> str:
     """One line without control characters or secrets."""
-    return _SECRET.sub("***", printable(text))
+    return _SECRET.sub("***", "; ".join(map(printable, str(text).split("\n"))))
 
 
 def _three(label: str, color: str, what: str, why: str, hint: str) -> None:
@@ -187,7 +187,8 @@ def _three(label: str, color: str, what: str, why: str, hint: str) -> None:
     # The labels are right-aligned under the first one's colon.
     for name, text in (("why", why), ("hint", hint)):
         if text:
-            lines.append(f"{name:>{len(label)}}: {clean(text)}")
+            first, *others = map(clean, text.split("\n"))
+            lines += [f"{name:>{len(label)}}: {first}", *(" " * (len(label) + 2) + line for line in others)]
     _say(sys.stderr, "\n".join(lines))
 
 

@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from ganctl.catalog import COMMIT, HubFile, Upstream, ZooEntry
 from ganctl.errors import GanctlError, UsageError, WeightsError, quoted
 from ganctl.io.bundle import read_bundle
 from ganctl.io.files import atomic_write, cache_root, sha256
-from ganctl.io.network import UnreachableError, download_to, hub_requests, offline
+from ganctl.io.network import MissingFileError, UnreachableError, download_to, hub_requests, offline
 from ganctl.io.progress import SILENT, Reporter
 
 
@@ -78,10 +79,10 @@ def fetch_hub(name: str, hub: HubFile, *, reporter: Reporter = SILENT) -> Path:
     return path
 
 
-def _differs(name: str, path: Path, expected: str) -> WeightsError:
+def _differs(name: str, path: Path, expected: str, *, found: str = "") -> WeightsError:
     return WeightsError(
         f"cannot use weights {quoted(path.name)} of {name}",
-        f"its sha256 is {file_digest(path)}, the zoo says {expected}",
+        f"its sha256 is {found or file_digest(path)}, the zoo says {expected}",
         f"try once more: ganctl zoo pull {name}; if it stays, report it: these are not the weights that were published",
     )
 
@@ -155,7 +156,7 @@ def fetch_repo(ref: str, repo: str, revision: str, *, reporter: Reporter = SILEN
                 raise
             reporter.warn(f"using the cached copy of {ref}", e.message, e.hint)
         except WeightsError as e:
-            if "no such file" in e.why:
+            if isinstance(e, MissingFileError):
                 raise WeightsError(
                     f"cannot use {quoted(ref)} as a model",
                     "it holds no model.json: it is no ganctl bundle",
@@ -191,7 +192,7 @@ def _cached_file(repo: str, revision: str) -> Path | None:
 
 def upstream_file(upstream: Upstream) -> Path:
     """Where a download of the authors' file is kept, whether it is there or not."""
-    return cache_root() / "upstream" / upstream.sha256 / upstream.url.rpartition("/")[2].partition("?")[0]
+    return cache_root() / "upstream" / upstream.sha256 / urlsplit(upstream.url).path.rpartition("/")[2]
 
 
 def upstream_bundle(entry: ZooEntry) -> Path:
@@ -203,20 +204,20 @@ def upstream_bundle(entry: ZooEntry) -> Path:
 def fetch_upstream(name: str, upstream: Upstream, *, reporter: Reporter = SILENT) -> Path:
     """The authors' file, downloaded when absent; size and sha256 are checked before it gets its name."""
     path = upstream_file(upstream)
-    if path.is_file() and file_digest(path).startswith(upstream.sha256):
-        return path
-    if offline():
+    if path.is_file():
+        if file_digest(path).startswith(upstream.sha256):
+            return path
+        if offline():
+            raise _differs(name, path, upstream.sha256)
+        reporter.warn(f"the cached file of {name} is damaged", "its sha256 differs from the zoo's", "fetching it again")
+    elif offline():
         raise not_cached(name)
     with atomic_write(path) as f:
         download_to(upstream.url, f, expected=upstream.bytes, reporter=reporter, stage=f"pull {name}")
         f.seek(0)
         digest = hashlib.file_digest(cast("Any", f), "sha256").hexdigest()
         if not digest.startswith(upstream.sha256):
-            raise WeightsError(
-                f"cannot use weights {quoted(path.name)} of {name}",
-                f"its sha256 is {digest}, the zoo says {upstream.sha256}",
-                f"try once more: ganctl zoo pull {name}; if it stays, these are not the weights that were published",
-            )
+            raise _differs(name, path, upstream.sha256, found=digest)
     return path
 
 

@@ -22,7 +22,8 @@ TRIES = 4
 FIRST_WAIT_S = 0.5
 MAX_WAIT_S = 120.0
 """A server that asks for a longer pause is an error: the user decides, not a sleeping process."""
-CONNECT_S, READ_S = 10.0, 30.0
+CONNECT_S = 10.0
+SEE_INFO = "see what the zoo expects: ganctl zoo info NAME; perhaps the file was moved or replaced"
 RETRIED = (408, 429, 500, 502, 503, 504)
 
 _speaking: ContextVar[Reporter | None] = ContextVar("_speaking", default=None)
@@ -31,6 +32,10 @@ _installed = False
 
 class UnreachableError(WeightsError):
     """No answer, or none but 'later', after several tries: what is cached may still do."""
+
+
+class MissingFileError(WeightsError):
+    """The repository is there, and has no such file at this revision."""
 
 
 def offline() -> bool:
@@ -74,8 +79,12 @@ def _install() -> None:
     global _installed
     if _installed:
         return
-    from huggingface_hub import get_session, set_client_factory
+    from huggingface_hub import constants, get_session, set_client_factory
 
+    if "HF_HUB_DISABLE_XET" not in os.environ:
+        # Xet is a second client, with its own ideas of patience, time limits and messages. Files here are of a size
+        # that one plain request brings as well.
+        constants.HF_HUB_DISABLE_XET = True
     lib, plain = httpx(), get_session()
     hooks, base = plain.event_hooks, type(plain)
 
@@ -93,8 +102,10 @@ def _install() -> None:
 
 def _bound_times(request: Any) -> None:
     # The Hub client leaves some requests without a limit; none of ours may wait for ever.
-    limits = request.extensions.get("timeout", {})
-    bounds = {"connect": CONNECT_S, "read": READ_S, "write": READ_S, "pool": READ_S}
+    from huggingface_hub import constants
+
+    limits, pause = request.extensions.get("timeout", {}), float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    bounds = {"connect": CONNECT_S, "read": pause, "write": pause, "pool": pause}
     request.extensions["timeout"] = {k: limits.get(k) or bound for k, bound in bounds.items()}
 
 
@@ -157,8 +168,11 @@ def _status_fault(status: int) -> str:
 
 def _transport_fault(e: Exception) -> str:
     name = type(e).__name__
-    if "Timeout" in name:
-        return f"no answer within {CONNECT_S if 'Connect' in name else READ_S:.0f} s"
+    if name.endswith("Timeout"):
+        request = getattr(e, "_request", None)
+        limits = request.extensions.get("timeout", {}) if request is not None else {}
+        limit = limits.get(name.removesuffix("Timeout").lower())
+        return f"no answer within {limit:g} s" if limit else "no answer in time"
     if "Proxy" in name:
         return "the proxy refused the connection"
     if name in ("ReadError", "RemoteProtocolError", "WriteError"):
@@ -193,7 +207,7 @@ def _sentence(e: Exception, repo: str) -> GanctlError:
     if isinstance(e, errors.RevisionNotFoundError):
         return WeightsError(where, "the repository has no such revision", f"see {page}/commits/main")
     if isinstance(e, errors.EntryNotFoundError) and not isinstance(e, errors.LocalEntryNotFoundError):
-        return WeightsError(where, "the repository has no such file at this revision", f"see {page}/tree/main")
+        return MissingFileError(where, "the repository has no such file at this revision", f"see {page}/tree/main")
     if isinstance(e, errors.RepositoryNotFoundError):
         return _private(where)
     if isinstance(e, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
@@ -209,7 +223,9 @@ def _sentence(e: Exception, repo: str) -> GanctlError:
     if isinstance(e, OSError) and e.errno is not None:
         from ganctl.io.files import write_error
 
-        return write_error(_cache_path(), e)
+        fault = write_error(_cache_path(), e)
+        hint = "set HF_HOME or HF_HUB_CACHE to a folder that can be written" if isinstance(fault, UsageError) else ""
+        return type(fault)(fault.what, fault.why, hint or fault.hint)
     if isinstance(e, OSError) and "Consistency check" in str(e):
         return WeightsError(where, "the file arrived with another size than promised", "try again")
     return GanctlError(
@@ -256,8 +272,6 @@ def download_to(url: str, stream: IO[bytes], *, expected: int, reporter: Reporte
 
     Raises WeightsError: unreachable, refused, another size than expected, or a redirect away from https.
     """
-    from urllib.parse import urlsplit
-
     from huggingface_hub import get_session
 
     _install()
@@ -269,8 +283,11 @@ def download_to(url: str, stream: IO[bytes], *, expected: int, reporter: Reporte
             headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
             try:
                 with get_session().stream("GET", url, headers=headers) as response:
-                    if response.url.scheme != "https" and urlsplit(str(response.url)).hostname not in LOOPBACK:
-                        raise WeightsError(f"cannot download from {host}", "it sends us on to an address without https")
+                    hops = [r.url for r in (*response.history, response)]
+                    if any(hop.scheme != "https" and hop.host not in LOOPBACK for hop in hops):
+                        raise WeightsError(
+                            f"cannot download from {host}", "it sends us on to an address without https", SEE_INFO
+                        )
                     _receive(response, stream, start, expected, reporter, stage)
                 break
             except lib.TransportError as e:
@@ -285,7 +302,7 @@ def download_to(url: str, stream: IO[bytes], *, expected: int, reporter: Reporte
         raise WeightsError(
             f"cannot use the download from {host}",
             f"it has {stream.tell()} bytes, expected {expected}",
-            "try again later",
+            SEE_INFO,
         )
 
 
@@ -293,7 +310,7 @@ def _receive(response: Any, stream: IO[bytes], start: int, expected: int, report
     host = response.url.host
     if response.status_code not in (200, 206):
         why = "the file is gone (404)" if response.status_code == 404 else f"it answered {response.status_code}"
-        raise WeightsError(f"cannot download from {host}", why, "see: ganctl zoo info")
+        raise WeightsError(f"cannot download from {host}", why, SEE_INFO)
     if start and response.status_code == 200:  # it ignored the range and begins again
         stream.seek(0)
         stream.truncate()
@@ -303,6 +320,6 @@ def _receive(response: Any, stream: IO[bytes], start: int, expected: int, report
         stream.write(chunk)
         if expected and stream.tell() > expected:
             raise WeightsError(
-                f"cannot use the download from {host}", f"it is longer than the expected {expected} bytes"
+                f"cannot use the download from {host}", f"it is longer than the expected {expected} bytes", SEE_INFO
             )
         reporter.progress(stage, stream.tell(), total)

@@ -60,11 +60,13 @@ class World:
         path.write_text(text)
         return path
 
-    def zoo_of(self, commit: str, *, repo: str = "org/tiny", sha256: str = "", card: str = "") -> Path:
-        data = self.weights()
+    def zoo_of(
+        self, commit: str, *, repo: str = "org/tiny", sha256: str = "", card: str = "", data: bytes = b""
+    ) -> Path:
+        data = data or self.weights()
         return self.zoo(
             f"tiny-gan:\n  model: dcgan\n  config: {json.dumps(CONFIG)}\n  weights:\n    hub:\n      repo: {repo}\n"
-            f"      revision: {commit}\n      file: G.safetensors\n      bytes: {len(data)}\n"
+            f"      revision: '{commit}'\n      file: G.safetensors\n      bytes: {len(data)}\n"
             f"      sha256: '{sha256 or hashlib.sha256(data).hexdigest()}'\n"
             f"  card: {{task: sample, license: Apache-2.0{card}}}\n"
         )
