@@ -1,13 +1,14 @@
 """`ganctl train`."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from ganctl.cli import launch, show
+from ganctl.errors import UsageError
 
 DATA, MODEL, RUN = "Data", "Model and optimiser", "Run"
-Resume = Literal["auto", "never"]
+RESUME = "auto: go on; never: begin anew; PATH: begin from another run's state."
 
 
 def train(
@@ -29,51 +30,57 @@ def train(
     dlr: Annotated[float | None, typer.Option(help="Learning rate of D.", rich_help_panel=MODEL)] = None,
     kimg: Annotated[float | None, typer.Option(help="Length, thousands of images.", rich_help_panel=MODEL)] = None,
     ema_kimg: Annotated[float | None, typer.Option(help="Half-life of G_ema.", rich_help_panel=MODEL)] = None,
+    tf32: Annotated[bool, typer.Option(help="TF32 products on CUDA.", rich_help_panel=MODEL)] = True,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value.", rich_help_panel=MODEL)] = None,
     init_from: Annotated[str | None, typer.Option(help="Start from a model's weights.", rich_help_panel=RUN)] = None,
-    resume: Annotated[Resume, typer.Option(help="auto: go on; never: refuse.", rich_help_panel=RUN)] = "auto",
+    resume: Annotated[str, typer.Option(metavar="auto|never|PATH", help=RESUME, rich_help_panel=RUN)] = "auto",
     gpus: Annotated[int, typer.Option(help="Processes, one a device.", rich_help_panel=RUN)] = 1,
     seed: Annotated[int | None, typer.Option(help="Of weights, data order, noise.", rich_help_panel=RUN)] = None,
     snap: Annotated[float | None, typer.Option(help="kimg between snapshots.", rich_help_panel=RUN)] = None,
     keep: Annotated[int | None, typer.Option(help="Newest snapshots kept, and best.", rich_help_panel=RUN)] = None,
     metrics: Annotated[str | None, typer.Option(help="Scores at snapshots, or none.", rich_help_panel=RUN)] = None,
+    metric_every: Annotated[int | None, typer.Option(help="Score each N-th snapshot.", rich_help_panel=RUN)] = None,
     max_time: Annotated[str | None, typer.Option(help="Save and exit 75 after 3h55m.", rich_help_panel=RUN)] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Time a few steps.", rich_help_panel=RUN)] = False,
 ) -> None:
     """Train a recipe on data. The same command again goes on exactly where it stopped."""
-    from ganctl.workflows.train import TrainRequest, check, parse_duration, run
+    from ganctl.workflows.stopping import parse_duration
+    from ganctl.workflows.train import TrainRequest, described, precheck, run
 
     common = show.common()
-    named = {
-        "data.path": data_a or data_pairs,
-        "data.path_b": data_b,
-        **{f"config.{k}": v for k, v in (("resolution", resolution), ("channels", channels), ("loss", loss))},
-        **{f"config.{k}": v for k, v in (("glr", glr), ("dlr", dlr))},
-        **{f"data.{k}": v for k, v in (("subset", subset), ("mirror", mirror))},
-        **{f"train.{k}": v for k, v in (("batch", batch), ("batch_gpu", batch_gpu), ("kimg", kimg), ("seed", seed))},
-        **{f"train.{k}": v for k, v in (("ema_kimg", ema_kimg), ("snap", snap), ("keep", keep))},
-        "train.metrics": None if metrics is None else tuple(m for m in metrics.split(",") if m not in ("", "none")),
-        "train.dtype": None if common.dtype == "auto" else common.dtype,
+    if (data_a and data_pairs) or bool(data_a) != bool(data_b):
+        raise UsageError("cannot use these data options", "pairs are --data-a with --data-b, or --data-pairs alone")
+    flags = {
+        "config": {"resolution": resolution, "channels": channels, "loss": loss, "glr": glr, "dlr": dlr},
+        "data": {"path": data_a or data_pairs, "path_b": data_b, "subset": subset, "mirror": mirror},
+        "train": {"batch": batch, "batch_gpu": batch_gpu, "kimg": kimg, "ema_kimg": ema_kimg, "seed": seed}
+        | {"snap": snap, "keep": keep, "init_from": init_from, "metric_every": metric_every}
+        | {"metrics": None if metrics is None else [m for m in metrics.split(",") if m and m != "none"]}
+        | {"dtype": None if common.dtype == "auto" else common.dtype},
     }
     request = TrainRequest(
         recipe=recipe,
         data=data,
         outdir=outdir,
-        changes={k: v for k, v in named.items() if v is not None},
+        changes={f"{s}.{k}": v for s, options in flags.items() for k, v in options.items() if v is not None},
         settings=tuple(settings or ()),
         device=common.device,
         workers=workers,
-        resume=resume == "auto",
-        init_from=init_from,
+        tf32=tf32,
+        resume=resume,
         max_seconds=parse_duration(max_time) if max_time else None,
+        overwrite=common.overwrite,
         estimate=estimate,
     )
-    if not common.dry_run and launch.launch(gpus) is not None:
+    if common.dry_run:
+        show.execute(run, described(request))
+        return
+    precheck(request)
+    if launch.launch(gpus) is not None:
         return
     with show.training_table() as on_tick:
         show.execute(
             lambda r, reporter: run(r, reporter, on_tick),
             request,
-            line=lambda r: r.get("path") or f"{r['sec_per_kimg']} s/kimg, {r['eta']} for {r['kimg']:g} kimg",
-            check=check,
+            line=lambda r: r.get("snapshot") or f"{r['sec_per_kimg']} s/kimg, {r['eta']} for {r['kimg']:g} kimg",
         )

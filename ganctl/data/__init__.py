@@ -36,6 +36,14 @@ class DataConfig:
     max_bad: float = 0.01
     """Share of unreadable images that is skipped and named; more is an error."""
 
+    def __post_init__(self) -> None:
+        if self.subset is not None and self.subset < 1:
+            raise ValueError("subset must be 1 or more")
+        if self.jitter < 0:
+            raise ValueError("jitter must not be negative")
+        if not 0 <= self.max_bad < 1:
+            raise ValueError("max_bad must be a share from 0 to below 1")
+
 
 @dataclass
 class Dataset:
@@ -79,12 +87,7 @@ def open_dataset(
     from ganctl.data.images import open_images
     from ganctl.data.paired import open_pairs
 
-    if cfg.path is None:
-        raise UsageError(
-            "no training data", "neither DATA nor the recipe's data.path names any", "pass a folder or zip"
-        )
-    if not Path(cfg.path).exists():
-        raise UsageError(f"cannot read {quoted(cfg.path)}", "there is no such file or folder")
+    assert cfg.path
     if source_channels is not None:
         data = open_pairs(cfg, resolution, channels, source_channels, workers, on_progress)
     elif found := find_idx(Path(cfg.path)):

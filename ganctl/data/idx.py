@@ -11,10 +11,21 @@ from ganctl.io.images import center_crop_resize, to_channels
 
 
 def find_idx(path: Path) -> Path | None:
-    """The IDX image file itself, or the training images of a folder of such files; None for other data."""
-    if path.is_dir():
-        return next((p for p in sorted(path.glob("train-images*idx3-ubyte*")) if p.is_file()), None)
-    return path if "idx3-ubyte" in path.name or "idx4-ubyte" in path.name or path.suffix == ".idx" else None
+    """The IDX image file itself, or the training images of a folder of such files; None for other data.
+
+    Raises UsageError where a folder holds several and none says that it is the one to train on.
+    """
+    if path.is_file():
+        is_idx = "-ubyte" in path.name or (path.suffix in (".idx", ".gz") and not path.name.endswith(".tar.gz"))
+        return path if is_idx else None
+    found = sorted(p for p in path.glob("*idx[34]-ubyte*") if p.is_file() and p.name.endswith(("ubyte", ".gz")))
+    # The same file plain and packed is one.
+    found = [p for p in found if p.suffix != ".gz" or p.with_suffix("") not in found]
+    chosen = [p for p in found if "train" in p.name] or found
+    if len(chosen) > 1:
+        listed = ", ".join(quoted(p.name) for p in chosen[:5])
+        raise UsageError(f"cannot choose from {quoted(path)}", f"it holds {listed}", "name one of these files")
+    return chosen[0] if chosen else None
 
 
 def open_idx(path: Path, cfg: DataConfig, resolution: int, channels: int) -> Dataset:

@@ -1,5 +1,6 @@
 """Images in a folder or archive; sub-folders are classes."""
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
@@ -10,13 +11,14 @@ import numpy as np
 from ganctl.data import DataConfig, Dataset, OnProgress, check_size
 from ganctl.errors import UsageError, quoted
 from ganctl.io.images import BadImage, center_crop_resize, read_image, to_channels
-from ganctl.io.listing import ImageRef, find_images
+from ganctl.io.listing import ImageRef, no_images, scan
 
 
 def open_images(cfg: DataConfig, resolution: int, channels: int, workers: int, on_progress: OnProgress) -> Dataset:
     """Every image, cropped to a centred square and resized, grey or on white as io.images has it."""
     assert cfg.path
-    refs = training_part(find_images(cfg.path))[: cfg.subset]
+    found, left_out = list_images(cfg.path)
+    refs = found[: cfg.subset]
     check_size(len(refs), resolution, resolution, channels)
 
     def decode(ref: ImageRef) -> np.ndarray:
@@ -24,6 +26,7 @@ def open_images(cfg: DataConfig, resolution: int, channels: int, workers: int, o
         return to_channels(center_crop_resize(pixels, (resolution, resolution)), channels)
 
     images, kept, skipped = decode_all(refs, decode, cfg, workers, on_progress)
+    skipped += left_out
     folders = [PurePosixPath(r.name).parent.as_posix() for r in kept]
     classes = tuple(sorted(set(folders)))
     if len(classes) < 2 or "." in classes:
@@ -32,10 +35,17 @@ def open_images(cfg: DataConfig, resolution: int, channels: int, workers: int, o
     return Dataset(np.stack(images), None, np.array([index[f] for f in folders]), classes, skipped)
 
 
-def training_part(refs: Sequence[ImageRef]) -> list[ImageRef]:
-    """Where a data set comes with its splits, only what is under `train/`, named from there on."""
-    inside = [r for r in refs if r.name.startswith("train/")]
-    return inside or list(refs)
+def list_images(path: str) -> tuple[list[ImageRef], list[tuple[str, str]]]:
+    """Images in name order, and what looks like one and was left out, with the reason.
+
+    Where a data set comes with its splits, only what is under `train/`. Raises UsageError when there is no image,
+    naming the extensions that were found.
+    """
+    found = scan(path)
+    if not found.images:
+        raise no_images(path, found)
+    inside = [r for r in found.images if r.name.startswith("train/")]
+    return inside or list(found.images), list(found.skipped)
 
 
 def decode_all(
@@ -56,7 +66,8 @@ def decode_all(
         except BadImage as e:
             return e
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    pool = ThreadPoolExecutor(max(1, workers))
+    try:
         for i, got in enumerate(pool.map(attempt, refs)):
             on_progress("decoding images", i + 1, len(refs))
             if isinstance(got, BadImage):
@@ -64,12 +75,22 @@ def decode_all(
             else:
                 images.append(got)
                 kept.append(refs[i])
-    if len(skipped) > cfg.max_bad * len(refs):
-        first = "; ".join(f"{what}: {why}" for what, why in skipped[:5])
-        more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+    finally:
+        # Ctrl-C must not wait for a hundred thousand images that nobody will look at.
+        pool.shutdown(cancel_futures=True)
+    share = len(skipped) / len(refs)
+    if share > cfg.max_bad:
+        allow = min(0.99, math.ceil(share * 100) / 100)
         raise UsageError(
-            f"{len(skipped)} of {len(refs)} images in {quoted(cfg.path)} are unreadable",
-            f"{first}{more}",
-            f"remove them, or allow more than {cfg.max_bad:.0%} with --set data.max_bad=0.05",
+            f"{len(skipped)} of {len(refs)} images in {quoted(cfg.path)} unreadable ({share:.1%}), "
+            f"more than the limit of {cfg.max_bad:.1%}",
+            some(skipped),
+            f"remove them, or allow them with --set max_bad={allow:g}" if len(images) > 1 else "choose other data",
         )
     return images, kept, skipped
+
+
+def some(skipped: Sequence[tuple[str, str]]) -> str:
+    """The first five names with their reasons, and how many more there are."""
+    first = "; ".join(f"{what}: {why}" for what, why in skipped[:5])
+    return first + (f"; and {len(skipped) - 5} more" if len(skipped) > 5 else "")

@@ -17,19 +17,21 @@ def batches(
     size: int,
     resolution: int,
     seed: int,
+    micro: int | None = None,
     start: int = 0,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Batch]:
     """Endless uint8 batches [n,C,H,W]; of every `size` images this rank gets its rows.
 
-    `start` images were seen before: the order goes on exactly where an undisturbed run would be.
+    Where a rank takes them `micro` at a time, all ranks' first micro-batches together are the first images, and so on:
+    two ranks with micro-batches of 8 see what one process with micro-batches of 16 sees. `start` images were seen
+    before: the order goes on exactly where an undisturbed run would be.
     """
-    rows = slice(rank * size // world, (rank + 1) * size // world)
+    rows = np.arange(size).reshape(-1, world, micro or size // world)[:, rank].ravel()
     position = start
     while True:
-        places = np.arange(position, position + size)[rows]
-        yield _batch(data, cfg, places, resolution, seed)
+        yield _batch(data, cfg, position + rows, resolution, seed)
         position += size
 
 

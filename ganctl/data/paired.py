@@ -6,10 +6,10 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from ganctl.data import DataConfig, Dataset, OnProgress, check_size
-from ganctl.data.images import decode_all, training_part
+from ganctl.data.images import decode_all, list_images
 from ganctl.errors import UsageError, quoted
 from ganctl.io.images import BadImage, center_crop_resize, read_image, to_channels
-from ganctl.io.listing import ImageRef, find_images
+from ganctl.io.listing import ImageRef, scan
 
 Pair = tuple[ImageRef, ImageRef]
 
@@ -21,10 +21,8 @@ def open_pairs(
     assert cfg.path
     size = (resolution + cfg.jitter, resolution + cfg.jitter)
     refs: list[ImageRef] | list[Pair]
-    if cfg.pairs == "grey":
-        refs = training_part(find_images(cfg.path))
-    else:
-        refs = _two_folders(cfg) or training_part(find_images(cfg.path))
+    found = _two_folders(cfg) if cfg.pairs == "files" else None
+    refs, left_out = found or list_images(cfg.path)
     refs = refs[: cfg.subset]
     check_size(len(refs), *size, channels + source_channels)
 
@@ -41,7 +39,7 @@ def open_pairs(
 
     both, _, skipped = decode_all(refs, decode, cfg, workers, on_progress)
     stacked = np.stack(both)
-    return Dataset(stacked[..., :source_channels], stacked[..., source_channels:], skipped=skipped)
+    return Dataset(stacked[..., :source_channels], stacked[..., source_channels:], skipped=skipped + left_out)
 
 
 def _halves(ref: ImageRef, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -57,19 +55,20 @@ def _halves(ref: ImageRef, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray]:
     return pixels[:, : width // 2], pixels[:, width // 2 :]
 
 
-def _two_folders(cfg: DataConfig) -> list[Pair] | None:
-    """Files of both sides that share a name (without its ending), or None if the data is one folder."""
+def _two_folders(cfg: DataConfig) -> tuple[list[Pair], list[tuple[str, str]]] | None:
+    """Files of both sides that share a name (without its ending), and the others; None if the data is one folder."""
     assert cfg.path
     if cfg.path_b:
-        sides = find_images(cfg.path), find_images(cfg.path_b)
         names = cfg.path, cfg.path_b
+        sides = [list_images(path) for path in names]
+        (a, left_a), (b, left_b) = ((_by_stem(refs, cut=False), left) for refs, left in sides)
     else:
-        refs = find_images(cfg.path)
-        sides = tuple([r for r in refs if r.name.startswith(f"train{s}/")] for s in "AB")
         names = "trainA", "trainB"
-        if not all(sides):
+        found = scan(cfg.path)
+        a, b = (_by_stem([r for r in found.images if r.name.startswith(f"{n}/")], cut=True) for n in names)
+        left_a, left_b = list(found.skipped), []
+        if not a or not b:
             return None
-    a, b = ({_stem(r.name, cut=not cfg.path_b): r for r in side} for side in sides)
     both = sorted(a.keys() & b.keys())
     if not both:
         raise UsageError(
@@ -77,7 +76,18 @@ def _two_folders(cfg: DataConfig) -> list[Pair] | None:
             f"of {len(a)} and {len(b)} images no two share a name",
             "give both images of a pair the same file name",
         )
-    return [(a[k], b[k]) for k in both]
+    alone = [(refs[0], names[1]) for k, refs in sorted(a.items()) if k not in b]
+    alone += [(refs[0], names[0]) for k, refs in sorted(b.items()) if k not in a]
+    lonely = [(r.label, f"no image of that name in {quoted(other)}") for r, other in alone]
+    twice = [(r.label, f"a second image named {quoted(k)}") for k in both for r in (*a[k][1:], *b[k][1:])]
+    return [(a[k][0], b[k][0]) for k in both], left_a + left_b + lonely + twice
+
+
+def _by_stem(refs: Sequence[ImageRef], *, cut: bool) -> dict[str, list[ImageRef]]:
+    found: dict[str, list[ImageRef]] = {}
+    for ref in refs:
+        found.setdefault(_stem(ref.name, cut=cut), []).append(ref)
+    return found
 
 
 def _stem(name: str, *, cut: bool) -> str:

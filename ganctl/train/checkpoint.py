@@ -1,17 +1,21 @@
 """Snapshots: a Bundle with the training state inside, written whole or not at all, checked before it is believed."""
 
+import contextlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ganctl.errors import GanctlError, WeightsError, quoted
+from ganctl import catalog
+from ganctl.errors import DivergedError, GanctlError, UsageError, WeightsError, quoted
 from ganctl.io.bundle import fill_bundle, read_bundle
-from ganctl.io.files import atomic_folder, atomic_write, sha256
+from ganctl.io.files import atomic_folder, atomic_write, sha256, write_error
 from ganctl.io.tensors import load_into, read_tensors, write_tensors
 from ganctl.train import optim
 from ganctl.train.loop import State, networks
@@ -24,6 +28,14 @@ class Best:
     snapshot: str
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What a run knows of its quality: the newest value of each metric, and the best snapshot by the first one."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: Best | None = None
+
+
 def name_of(nimg: int) -> str:
     """000512 for 512 kimg; 000512.300 where a run stopped between thousands. Names sort by age."""
     whole, rest = divmod(nimg, 1000)
@@ -32,47 +44,89 @@ def name_of(nimg: int) -> str:
 
 def snapshots(run: Path) -> list[Path]:
     """All snapshots of a run, oldest first."""
-    return sorted(p for p in (run / "snapshots").glob("[0-9]*") if (p / "model.json").is_file())
+    return catalog.snapshots(run)[::-1]
 
 
 def save(
-    run: Path, state: State, *, model: str, config: Mapping[str, Any], card: Mapping[str, Any], best: Best | None
+    run: Path,
+    state: State,
+    *,
+    model: str,
+    config: Mapping[str, Any],
+    card: Mapping[str, Any],
+    scores: Scores,
+    planned: bool = True,
 ) -> Path:
-    """Writes snapshots/<kimg>/: the networks as a Bundle and, under resume/, all that continuing needs."""
+    """Writes snapshots/<kimg>/: the networks as a Bundle and, under resume/, all that continuing needs.
+
+    `planned` is False where training was stopped between two snapshots of its schedule. Raises DivergedError when a
+    weight or moment is not finite: such a snapshot could not be gone on from.
+    """
+    check_state(state)
     p = state.progress
-    nets = networks(state.nets)
-    states = {name: net.state_dict() for name, net in nets.items()}
-    states = {f"{next(iter(nets))}_ema": state.ema.state_dict(), **states}
+    states, moments = _states(state), optim.state_of(state.optimizers)
     path = run / "snapshots" / name_of(p.nimg)
     with atomic_folder(path) as folder:
         fill_bundle(folder, model=model, config=config, states=states, card=card)
         resume = folder / "resume"
         resume.mkdir()
-        if moments := optim.state_of(state.optimizers):
+        if moments:
             write_tensors(resume / "optim.safetensors", moments)
         write_tensors(resume / "rng.safetensors", {"rng": p.rng.get_state()})
         hashes = {f.relative_to(folder).as_posix(): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
-        data = {"nimg": p.nimg, "step": p.step, "best": vars(best) if best else None, "sha256": hashes}
+        data = {
+            "nimg": p.nimg,
+            "step": p.step,
+            "planned": planned,
+            "sums": {name: [float(total), state.counts[name]] for name, total in state.sums.items()},
+            "metrics": scores.metrics,
+            "best": vars(scores.best) if scores.best else None,
+            "sha256": hashes,
+        }
         with atomic_write(resume / "state.json") as f:
             f.write(json.dumps(data, indent=2).encode())
     return path
 
 
+def check_state(state: State) -> None:
+    """Raises DivergedError naming the networks, or the optimiser, that hold NaN or infinity."""
+    found = {**_states(state), "the optimiser": optim.state_of(state.optimizers)}
+    bad = [name for name, tensors in found.items() if not all(t.isfinite().all() for t in tensors.values())]
+    if bad:
+        kimg = state.progress.nimg / 1000
+        raise DivergedError(f"training diverged after {kimg:g} kimg", f"{', '.join(bad)} holds NaN or infinity")
+
+
+def _states(state: State) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of every network, the moving average first."""
+    nets = networks(state.nets)
+    average = {f"{next(iter(nets))}_ema": state.ema.state_dict()}
+    return average | {name: net.state_dict() for name, net in nets.items()}
+
+
 def newest_whole(run: Path, warn: Callable[[str, str, str], None]) -> Path | None:
-    """The newest snapshot whose every file has the bytes that were written; damaged newer ones are named."""
-    for path in reversed(snapshots(run)):
+    """The newest snapshot whose every file has the bytes that were written; damaged newer ones are named.
+
+    None if there is no snapshot at all. Raises WeightsError when there are some and none is whole.
+    """
+    found = snapshots(run)
+    for path in reversed(found):
         fault = damage(path)
         if fault is None:
             return path
-        warn(f"snapshot {quoted(path)} is damaged", fault, "training goes on from the one before")
+        before = "training goes on from the one before" if path != found[0] else ""
+        warn(f"snapshot {quoted(path)} is damaged", fault, before)
+    if found:
+        raise WeightsError(
+            f"cannot go on with {quoted(run)}", "none of its snapshots is whole", "train into another folder with -o"
+        )
     return None
 
 
 def damage(path: Path) -> str | None:
     """What is wrong with a snapshot's files, or None."""
     try:
-        data = json.loads((path / "resume" / "state.json").read_text())
-        for file, expected in data["sha256"].items():
+        for file, expected in facts(path)["sha256"].items():
             if not (path / file).is_file():
                 return f"{file} is missing"
             if sha256(path / file) != expected:
@@ -82,7 +136,7 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def restore(path: Path, state: State) -> Best | None:
+def restore(path: Path, state: State) -> Scores:
     """Puts a whole snapshot back into a freshly built state. Raises WeightsError if it is another network's."""
     bundle = read_bundle(path)
     nets = networks(state.nets)
@@ -91,17 +145,41 @@ def restore(path: Path, state: State) -> Best | None:
         load_into(net, bundle.state(name), where=f"{quoted(path)} ({name})", hint="train into another folder with -o")
     moments = path / "resume" / "optim.safetensors"
     optim.restore(state.optimizers, read_tensors(moments) if moments.exists() else {})
-    state.progress.rng.set_state(read_tensors(path / "resume" / "rng.safetensors")["rng"].to(torch.uint8))
-    data = json.loads((path / "resume" / "state.json").read_text())
-    state.progress.nimg, state.progress.step = data["nimg"], data["step"]
-    return Best(**data["best"]) if data["best"] else None
+    p = state.progress
+    p.rng.set_state(read_tensors(path / "resume" / "rng.safetensors")["rng"].to(torch.uint8))
+    saved = facts(path)
+    p.nimg, p.step = saved["nimg"], saved["step"]
+    exact = torch.float32 if p.device.type == "mps" else torch.float64
+    for name, (total, count) in saved.get("sums", {}).items():
+        state.sums[name], state.counts[name] = torch.tensor(total, dtype=exact, device=p.device), count
+    return Scores(saved.get("metrics", {}), Best(**saved["best"]) if saved["best"] else None)
 
 
 def prune(run: Path, keep: int, best: Best | None) -> None:
-    """Removes all but the newest `keep` snapshots and the best one. At least two stay while training goes on."""
-    for path in snapshots(run)[: -max(keep, 2)]:
-        if best is None or path.name != best.snapshot:
-            shutil.rmtree(path, ignore_errors=True)
+    """Removes all but the newest `keep` snapshots of the schedule and the best one; at least two stay.
+
+    What a stop saved between them is done with once a newer one is there.
+    """
+    found = snapshots(run)
+    planned = [path for path in found if _planned(path)]
+    kept = {*planned[-max(keep, 2) :], found[-1]}
+    for path in found:
+        if path not in kept and (best is None or path.name != best.snapshot):
+            # Renamed first: a kill in the middle must not leave half a snapshot under its name.
+            doomed = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+            with contextlib.suppress(OSError):
+                path.rename(doomed / path.name)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def clean(run: Path) -> None:
+    """Removes what killed processes left half written."""
+    for folder in (run, run / "snapshots", run / "samples"):
+        for left in [*folder.glob(".*.tmp"), *folder.glob(".*.old")]:
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def copy_matching(state: State, weights: Mapping[str, Mapping[str, torch.Tensor]]) -> tuple[int, list[str]]:
@@ -120,12 +198,57 @@ def copy_matching(state: State, weights: Mapping[str, Mapping[str, torch.Tensor]
     return taken, new
 
 
-def check_free(run: Path) -> None:
-    """A run folder that cannot be written is found before the first step, not after the first hour."""
+def check_space(run: Path, state: State) -> None:
+    """Room for two snapshots, found out before the first step. Raises GanctlError."""
+    nets = [*networks(state.nets).values(), state.ema]
+    weights = sum(t.numel() * t.element_size() for net in nets for t in net.state_dict().values())
+    # Adam keeps two moments for every weight.
+    need, free = 2 * 3 * weights, shutil.disk_usage(run).free
+    if free < need:
+        why = f"two snapshots need about {need / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free"
+        raise GanctlError(f"cannot train into {quoted(run)}", why, "free some space, or choose another disk with -o")
+
+
+@contextlib.contextmanager
+def hold(run: Path) -> Iterator[None]:
+    """Makes a run's folder and holds it for this process; what killed ones left half written in it is removed.
+
+    The system lets go when the process ends, however it ends. File systems without locks are trusted. Raises UsageError
+    when another process trains the run, or it cannot be written.
+    """
     try:
         run.mkdir(parents=True, exist_ok=True)
-        probe = run / ".write-test"
-        probe.write_bytes(b"")
-        probe.unlink()
+        fd = os.open(run, os.O_RDONLY)
     except OSError as e:
-        raise GanctlError(f"cannot write {quoted(run)}", e.strerror or str(e), "choose another folder with -o") from e
+        raise write_error(run, e) from e
+    try:
+        _lock(fd, run)
+        clean(run)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int, run: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        if isinstance(e, BlockingIOError):
+            why = "another process is training it"
+            raise UsageError(f"cannot train into {quoted(run)}", why, "wait for it, or choose another -o") from e
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """What resume/state.json of a snapshot says. Raises OSError or ValueError."""
+    return json.loads((path / "resume" / "state.json").read_text())
+
+
+def _planned(path: Path) -> bool:
+    try:
+        return facts(path).get("planned", True)
+    except (OSError, ValueError, AttributeError):
+        return True

@@ -1,11 +1,18 @@
 """Ranks: joining what torchrun or Slurm started, and the few collectives training needs."""
 
+import contextlib
 import os
+from collections.abc import Iterator
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from ganctl.errors import DeviceError
+from ganctl.errors import DeviceError, GanctlError
+
+WAIT = timedelta(hours=12)
+"""How long ranks wait for one another: rank 0 draws and scores snapshots while the others stand still."""
 
 
 def join(device: torch.device) -> torch.device:
@@ -21,8 +28,23 @@ def join(device: torch.device) -> torch.device:
             raise DeviceError(f"cannot train on {local + 1} GPUs", f"there are {torch.cuda.device_count()}")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
     return device
+
+
+@contextlib.contextmanager
+def peers() -> Iterator[None]:
+    """Around work that talks to other ranks: one that is gone becomes a sentence. Raises GanctlError."""
+    try:
+        yield
+    except RuntimeError as e:
+        lost = isinstance(e, dist.DistError) or any(name in str(e) for name in ("gloo", "Gloo", "NCCL"))
+        if world() == 1 or not lost:
+            raise
+        what = f"process {rank()} lost another of the {world()} processes"
+        why = "one of them was killed, ran out of memory or lost its network"
+        hint = "run the same command again: it goes on from the newest snapshot"
+        raise GanctlError(what, why, hint) from e
 
 
 def leave() -> None:
@@ -50,6 +72,12 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     t = torch.tensor(float(flag), device=device)
     dist.all_reduce(t, dist.ReduceOp.MAX)
     return bool(t > 0)
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean of a tensor over all ranks."""
+    dist.all_reduce(values)
+    return values / world()
 
 
 def average_gradients(parameters: list[torch.nn.Parameter]) -> None:

@@ -38,12 +38,17 @@ class TrainConfig:
     """bf16: forward passes in bfloat16 where that is safe; weights, penalties and optimisers stay in float32."""
     metrics: tuple[str, ...] = ()
     """Computed at snapshots; the first decides which is best."""
+    metric_every: int = 1
+    """Every how many snapshots; the last one always."""
     metric_images: int = 5000
+    """Samples behind metrics whose name does not fix their number."""
+    init_from: str | None = None
+    """A model whose weights the run starts from; tensors of other names or shapes start as new."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "kimg", "tick", "snap", "keep", "metric_images"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be more than 0")
+        for name in ("batch", "kimg", "tick", "snap", "keep", "metric_every", "metric_images"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be more than 0 and finite")
         if self.ema_kimg < 0 or self.seed < 0:
             raise ValueError("ema_kimg and seed must not be negative")
         if self.dtype not in ("fp32", "bf16"):
@@ -89,12 +94,14 @@ def fit(
     *,
     on_tick: Callable[[Tick], None] = lambda _: None,
     on_snapshot: Callable[[], None] = lambda: None,
+    on_stop: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Trains until `cfg.kimg` images were seen; True if it got there, False if `stop()` asked for an end.
 
-    Ticks and snapshots fall on fixed image counts, so that a resumed run keeps to them. Raises DivergedError when a
-    loss or gradient is not finite: before that update is made.
+    Ticks and snapshots fall on fixed image counts, so that a resumed run keeps to them; a stop between them ends no
+    tick, and `on_stop` saves the sums of the one begun. Raises DivergedError when a loss or gradient is not finite:
+    before that update is made.
     """
     p = state.progress
     begun, last_time, last_nimg = time.monotonic(), time.monotonic(), p.nimg
@@ -104,7 +111,7 @@ def fit(
         train_step(state, phases, batches, cfg)
         stopping = distributed.any_rank(stop(), p.device)
         done = p.nimg >= end
-        snap = crossed(before, p.nimg, cfg.snap) or done or stopping
+        snap = crossed(before, p.nimg, cfg.snap) or done
         if snap or crossed(before, p.nimg, cfg.tick):
             now = time.monotonic()
             rate = (now - last_time) / max(p.nimg - last_nimg, 1) * 1000
@@ -113,6 +120,9 @@ def fit(
         if snap:
             on_snapshot()
             last_time = time.monotonic()
+        elif stopping:
+            level(state)
+            on_stop()
         if stopping and not done:
             return False
     return True
@@ -149,21 +159,23 @@ def run_phase(state: State, phase: Phase, batch: Batch, cfg: TrainConfig) -> Non
     for q in parameters:
         q.grad = None
     terms: dict[str, Tensor] = {}
-    parts = split(batch, (cfg.batch_gpu or cfg.batch) if p.world == 1 else cfg.batch_gpu, p.device)
+    parts = split(batch, cfg.batch_gpu, p.device)
+    mean: dict[str, Tensor] = {}
     for part in parts:
         with torch.autocast(p.device.type, torch.bfloat16, enabled=cfg.dtype == "bf16"):
             terms = phase.loss(state.nets, part, p)
-        total = sum(term.float() for term in terms.values())
-        assert isinstance(total, Tensor)
+        total = torch.stack([term.float() for term in terms.values()]).sum()
         (total * (phase.every / len(parts))).backward()
-        note(state, terms)
+        for name, term in terms.items():
+            mean[name] = mean.get(name, 0) + term.detach() / len(parts)
     distributed.average_gradients(parameters)
     grads = [q.grad for q in parameters if q.grad is not None]
     norm = torch.nn.utils.get_total_norm(grads)
-    if not torch.isfinite(norm):
-        bad = [k for k, v in terms.items() if not torch.isfinite(v)]
-        what = f"{', '.join(bad)} is not finite" if bad else f"the gradient of {', '.join(phase.updates)} is not finite"
-        raise DivergedError(f"training diverged after {p.nimg / 1000:g} kimg", what)
+    if not torch.isfinite(torch.stack([norm.float(), *(term.float() for term in mean.values())])).all():
+        bad = [name for name, term in mean.items() if not torch.isfinite(term)]
+        of = ", ".join(bad) if bad else f"the gradient of {', '.join(phase.updates)}"
+        raise DivergedError(f"training diverged after {p.nimg / 1000:g} kimg", f"{of} is not finite")
+    note(state, mean)
     for name in phase.updates:
         state.optimizers[name].step()
     if phase.after:
@@ -192,8 +204,16 @@ def note(state: State, terms: dict[str, Tensor]) -> None:
         state.counts[name] = state.counts.get(name, 0) + 1
 
 
+def level(state: State) -> None:
+    """Makes the sums those of the whole batch: the mean over all ranks, which then all ranks hold."""
+    if state.progress.world > 1 and state.sums:
+        mean = distributed.mean(torch.stack(list(state.sums.values())))
+        state.sums.update(zip(state.sums, mean.unbind(), strict=True))
+
+
 def drain(state: State) -> dict[str, float]:
-    """Mean terms since the last call."""
+    """Mean terms since the last call, over all ranks."""
+    level(state)
     means = {name: float(total) / state.counts[name] for name, total in state.sums.items()}
     state.sums.clear()
     state.counts.clear()

@@ -1,13 +1,19 @@
 """What a run shows of itself: real images, samples over time, scores."""
 
+import contextlib
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ganctl.errors import GanctlError, UsageError
+from ganctl.io.files import cache_root
 from ganctl.io.images import grid, to_pixels, write_image
+from ganctl.io.progress import SILENT, Reporter
 from ganctl.workflows.recipe import Recipe
 
 if TYPE_CHECKING:
     from ganctl.data import Dataset
+    from ganctl.metrics.statistics import Stats
 
 CELLS = 64
 PAIRS = 8
@@ -43,13 +49,15 @@ def progress_grid(net: Any, data: "Dataset", recipe: Recipe, path: Path, device:
 
 
 def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str, Any]) -> float:
-    """A metric of the sampler's first `metric_images` seeds against the training data, whose side is kept in `real`."""
+    """A metric of the sampler's first seeds against the training data, whose side is kept in `real`."""
     import torch
 
     from ganctl.metrics import training
+    from ganctl.metrics.catalog import METRICS
 
     device = next(net.parameters()).device
-    n, step = recipe.train.metric_images, 250
+    # fid5k and fid50k_full fix their number of samples by name.
+    n, step = METRICS[metric].n if METRICS[metric].training else recipe.train.metric_images, 250
 
     def samples() -> Any:
         for start in range(0, n, step):
@@ -58,5 +66,26 @@ def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str
                 yield to_pixels(net.sample(net.prior(seeds).to(device)), net.x.range)
 
     if metric not in real:
-        real[metric] = training.prepare(metric, (data.x[i : i + step] for i in range(0, len(data), step)))
-    return training.score(metric, samples(), real[metric])
+        real[metric] = real_side(metric, data, device)
+    return training.score(metric, samples(), real[metric], device=device)
+
+
+def real_side(metric: str, data: "Dataset", device: Any, reporter: Reporter = SILENT) -> "Stats":
+    """Statistics of the training data, from the cache where the same data were measured before.
+
+    Raises WeightsError when the metric's network is not at hand.
+    """
+    from ganctl.metrics import training
+    from ganctl.metrics.statistics import read_stats, write_stats
+
+    digest = hashlib.sha256(f"training 1 {metric} {data.fingerprint()}".encode()).hexdigest()
+    path = cache_root() / "stats" / f"{digest}.npz"
+    with contextlib.suppress(UsageError):  # absent, or damaged: it is made again
+        if training.fits(metric, found := read_stats(path), device=device, reporter=reporter):
+            return found
+    step = 250
+    batches = (data.x[i : i + step] for i in range(0, len(data), step))
+    made = training.prepare(metric, batches, device=device, reporter=reporter)
+    with contextlib.suppress(GanctlError):  # a cache that cannot be written costs time, nothing else
+        write_stats(path, made)
+    return made

@@ -19,9 +19,11 @@ FREE = (
     "train.snap",
     "train.keep",
     "train.metrics",
+    "train.metric_every",
     "train.metric_images",
     "data.path",
     "data.path_b",
+    "data.max_bad",
 )
 """What may change when a run goes on; anything else would make it another run."""
 
@@ -60,17 +62,19 @@ def recipe_files() -> dict[str, Path]:
 
 
 def find(reference: str) -> tuple[str, Path | None]:
-    """A name and the file behind it: an old run, a YAML file, a built-in recipe, or a model family (no file)."""
-    path = Path(reference)
-    if path.is_dir() and (path / "recipe.yaml").is_file():
-        return path.resolve().name, path / "recipe.yaml"
-    if path.suffix in (".yaml", ".yml"):
-        return path.stem, path
-    files = recipe_files()
+    """A name and the file behind it: a built-in recipe, a model family (no file), a YAML file, or an old run.
+
+    Raises UsageError with the nearest name. Loads neither torch nor the family.
+    """
+    files, path = recipe_files(), Path(reference)
     if reference in files:
         return reference, files[reference]
     if reference in model_names():
         return reference, None
+    if path.suffix in (".yaml", ".yml"):
+        return path.stem, path
+    if (path / "recipe.yaml").is_file():
+        return path.resolve().name, path / "recipe.yaml"
     known = [*files, *model_names()]
     near = did_you_mean(reference, known)
     raise UsageError(f"unknown recipe {quoted(reference)}", f"known: {', '.join(known)}", near)
@@ -78,34 +82,57 @@ def find(reference: str) -> tuple[str, Path | None]:
 
 def resolve(reference: str, changes: Mapping[str, Any], settings: Sequence[str]) -> Recipe:
     """Defaults < recipe < --set < named flags (`changes`, such as {"data.path": "faces/"}). Raises UsageError."""
-    from ganctl.data import DataConfig
-    from ganctl.train.loop import TrainConfig
-
     name, path = find(reference)
     where = f"recipe {quoted(path or name)}"
     written = read_yaml(path, where=where).value if path else {"model": name}
     if not isinstance(written, dict):
         raise UsageError(f"cannot use {where}", "it is not a list of keys and values")
     sections = parse(Sections, written, where=where)
+    pairs = [_setting(text) for text in settings]
     module = family(sections.model)
+    # Only now is torch loaded: a typo in a name or file was answered before.
+    from ganctl.data import DataConfig
+    from ganctl.train.loop import TrainConfig
+
     classes = {"config": module.Config, "data": DataConfig, "train": TrainConfig}
     values: dict[str, dict[str, Any]] = {
         "config": dict(sections.config),
         "data": dict(sections.data),
         "train": {**module.TRAIN, **sections.train},
     }
-    for text in settings:
-        key, value = _setting(text)
+    for key, value in pairs:
         section, place = _place(key, classes)
         values[section][place] = value
     for key, value in changes.items():
         if value is not None:
-            section, place = _place(key, classes, flag=True)
+            section, _, place = key.partition(".")
+            if place not in {f.name for f in fields(classes[section])}:
+                own = ", ".join(f.name for f in fields(module.Config))
+                raise UsageError(f"cannot use --{place.replace('_', '-')} with {sections.model}", f"it has {own}")
             values[section][place] = value
     if "resolution" not in values["config"]:
         values["config"].update(_from_data(module.Config, values))
     parsed = {k: parse(cls, values[k], where=f"{k} of {where}") for k, cls in classes.items()}
-    return Recipe(name=name, model=sections.model, card=sections.card, **parsed)
+    recipe = Recipe(name=name, model=sections.model, card=sections.card, **parsed)
+    _check(recipe, module)
+    return recipe
+
+
+def _check(recipe: Recipe, module: Any) -> None:
+    """Raises UsageError for settings that are right one by one and wrong together."""
+    from ganctl.metrics.catalog import METRICS, metric
+
+    public = fields(module.Nets)[0].type
+    for name in recipe.train.metrics:
+        if metric(name).inception and not metric(name).training:
+            ids = ", ".join(m.id for m in METRICS.values() if m.training)
+            why = "while training, a metric's name fixes its number of images"
+            raise UsageError(f"cannot use --metrics {name}", why, f"known: {ids}")
+        if not hasattr(public, "sample"):
+            why = f"{recipe.model} draws no samples that could be scored"
+            raise UsageError(f"cannot use --metrics {name} with {recipe.model}", why, "pass --metrics none")
+    if recipe.data.path_b and not hasattr(recipe.config, "source_channels"):
+        raise UsageError(f"cannot use a second side of data with {recipe.model}", "it does not learn from pairs")
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -115,16 +142,15 @@ def _setting(text: str) -> tuple[str, Any]:
     return key.strip(), read_yaml(value, where=f"--set {quoted(text)}").value
 
 
-def _place(key: str, classes: Mapping[str, type], *, flag: bool = False) -> tuple[str, str]:
+def _place(key: str, classes: Mapping[str, type]) -> tuple[str, str]:
     """The section and field of `config.ngf`, or of a bare `ngf` that only one section has."""
     section, dot, name = key.rpartition(".")
     found = [s for s, cls in classes.items() if (not dot or s == section) and name in {f.name for f in fields(cls)}]
     if len(found) == 1:
         return found[0], name
-    known = [f"{s}.{f.name}" for s, cls in classes.items() for f in fields(cls)]
-    if flag:
-        raise UsageError(f"this model has no {quoted(name)}", f"it has {', '.join(k for k in known if k[0] == 'c')}")
-    raise UsageError(f"cannot --set {quoted(key)}", f"known: {', '.join(known)}", did_you_mean(key, known))
+    known = {f"{s}.{f.name}": f.name for s, cls in classes.items() for f in fields(cls)}
+    near = did_you_mean(key, known) or did_you_mean(name, known.values())
+    raise UsageError(f"cannot --set {quoted(key)}", f"known: {', '.join(known)}", near)
 
 
 def _from_data(cls: type, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,27 +1,22 @@
 """Train a recipe on data: from the first image to the last snapshot, across kills and restarts."""
 
 import contextlib
-import json
-import math
-import platform
-import signal
-import sys
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ganctl import __version__
-from ganctl.config import config, read_yaml, write_yaml
-from ganctl.errors import DivergedError, InterruptedRun, StoppedError, UsageError, quoted
-from ganctl.io.files import atomic_write
+from ganctl.config import config
+from ganctl.errors import DivergedError, UsageError, quoted
 from ganctl.io.progress import SILENT, Reporter
-from ganctl.workflows.recipe import Recipe, resolve, structural_change
+from ganctl.workflows.recipe import Recipe, find, resolve, structural_change
+from ganctl.workflows.stopping import Stop, StopNow, asked_to_stop
 
 if TYPE_CHECKING:
     from ganctl.data import Dataset
-    from ganctl.train.checkpoint import Best
-    from ganctl.train.loop import State, Tick
+    from ganctl.train.loop import State
+    from ganctl.workflows.session import Session
 
 OnTick = Callable[[Mapping[str, Any]], None]
 
@@ -38,9 +33,14 @@ class TrainRequest:
     """--set key=value."""
     device: str = "auto"
     workers: int = 4
-    resume: bool = True
-    init_from: str | None = None
+    """Threads that decode images."""
+    tf32: bool = True
+    """Whether a GPU may round the factors of products to 10 bits; scores never do."""
+    resume: str = "auto"
+    """auto: the run goes on; never: it must be new; else a run or snapshot whose exact state a new run begins from."""
     max_seconds: float | None = None
+    overwrite: bool = False
+    """A run of other settings is replaced."""
     estimate: bool = False
 
 
@@ -48,95 +48,209 @@ class TrainRequest:
 class TrainReport:
     run: str
     snapshot: str
+    """The newest one."""
     nimg: int
     metrics: dict[str, float]
     seconds: float
 
 
-def check(request: TrainRequest) -> tuple[Recipe, Path]:
-    """The recipe with every number, and where the run goes. Raises UsageError before anything is touched."""
-    recipe = resolve(request.recipe, {"data.path": request.data, **request.changes}, request.settings)
+@config
+class Plan:
+    recipe: Recipe
+    run: Path
+    replace: bool
+    """A run of other settings is there and is to go."""
+
+
+def precheck(request: TrainRequest) -> Path:
+    """What can be refused before torch is loaded: names, paths, permissions. Gives the run's folder.
+
+    Raises UsageError.
+    """
+    name, file = find(request.recipe)
+    first, second = request.changes.get("data.path"), request.changes.get("data.path_b")
+    if request.data and first:
+        why = f"{quoted(request.data)} and {quoted(first)}"
+        raise UsageError("two sources of training data", why, "give DATA, --data-a or --data-pairs")
+    for path in filter(None, (request.data, first, second)):
+        check_path(path)
+    if request.workers < 1:
+        raise UsageError(f"cannot use --workers {request.workers}", "it must be 1 or more")
+    if request.resume not in ("auto", "never") and not Path(request.resume).is_dir():
+        raise UsageError(f"cannot resume from {quoted(request.resume)}", "it is no run or snapshot folder")
     if request.outdir:
         run = Path(request.outdir)
-    elif (Path(request.recipe) / "recipe.yaml").is_file():
-        run = Path(request.recipe)
+    elif file and file == Path(request.recipe) / "recipe.yaml":
+        run = file.parent
     else:
-        run = Path("runs") / recipe.name
-    old = run / "recipe.yaml"
-    if old.is_file() and not request.estimate:
-        if not request.resume:
-            raise UsageError(f"{quoted(run)} holds a run already", "--resume never begins anew", "choose another -o")
-        change = structural_change(read_yaml(old, where=f"recipe {quoted(old)}").value, recipe.plain())
-        if change:
-            raise UsageError(
-                f"cannot go on with {quoted(run)}",
-                f"the recipe has changed: {change}",
-                "train into another folder with -o, or give the run's own settings",
-            )
-    return recipe, run
+        run = Path("runs") / name
+    check_folder(run)
+    return run
+
+
+def check_path(path: str) -> None:
+    if not Path(path).exists():
+        raise UsageError(f"cannot read {quoted(path)}", "there is no such file or folder")
+
+
+def check_folder(run: Path) -> None:
+    """Whether a run can be written there. Raises UsageError."""
+    there = next(p for p in (run, *run.absolute().parents) if os.path.lexists(p))
+    if not there.is_dir():
+        raise UsageError(f"cannot train into {quoted(run)}", f"{quoted(there)} is no folder", "choose another -o")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write {quoted(run)}", "permission denied", "choose another place with -o")
+    foreign = [name for name in ("run.json", "log.jsonl", "reals.png", "samples", "snapshots") if (run / name).exists()]
+    if foreign and not (run / "recipe.yaml").is_file():
+        why = f"it holds {', '.join(foreign)} and no recipe.yaml, so it is no run"
+        raise UsageError(f"cannot train into {quoted(run)}", why, "choose another -o")
+
+
+def check(request: TrainRequest) -> Plan:
+    """The recipe with every number, and where the run goes. Raises UsageError before anything is touched."""
+    run = precheck(request)
+    recipe = resolve(request.recipe, {"data.path": request.data, **request.changes}, request.settings)
+    if recipe.data.path is None:
+        why = "neither DATA nor the recipe's data.path names any"
+        raise UsageError("no training data", why, "pass a folder, zip or IDX file")
+    for path in filter(None, (recipe.data.path, recipe.data.path_b)):
+        check_path(path)
+    if request.estimate or not (run / "recipe.yaml").is_file():
+        return Plan(recipe=recipe, run=run, replace=False)
+    if request.resume == "never":
+        if not request.overwrite:
+            hint = "choose another -o, or replace it with --overwrite"
+            raise UsageError(f"{quoted(run)} holds a run already", "--resume never begins anew", hint)
+        return Plan(recipe=recipe, run=run, replace=True)
+    # The old recipe is read as a recipe, so that settings newer than the run have their defaults.
+    change = structural_change(resolve(str(run / "recipe.yaml"), {}, ()).plain(), recipe.plain())
+    if change and not request.overwrite:
+        raise UsageError(
+            f"cannot go on with {quoted(run)}",
+            f"the recipe has changed: {change}",
+            "train into another folder with -o, give the run's own settings, or replace it with --overwrite",
+        )
+    return Plan(recipe=recipe, run=run, replace=change is not None)
+
+
+def described(request: TrainRequest) -> dict[str, Any]:
+    """What would be done, for --dry-run: the run's folder and the recipe with every number."""
+    plan = check(request)
+    begins = "replaces a run" if plan.replace else "goes on" if (plan.run / "recipe.yaml").is_file() else "anew"
+    return {"run": str(plan.run), "begins": begins, **plan.recipe.plain()}
 
 
 def run(request: TrainRequest, reporter: Reporter = SILENT, on_tick: OnTick = lambda _: None) -> TrainReport | None:
-    """Trains, or goes on training. Results: one object with the final snapshot (or the estimate).
+    """Trains, or goes on training. Results: one object with the final snapshot, or the estimate.
 
     Raises DivergedError (6), StoppedError (75), InterruptedRun (130), after saving.
     """
-    recipe, folder = check(request)
+    begun = time.monotonic()
+    with asked_to_stop(request.max_seconds) as stop:
+        try:
+            return _run(request, stop, reporter, on_tick, begun)
+        except StopNow:
+            hint = "run the same command again"
+            raise stop.error("training stopped before its first step", "nothing new to save", hint) from None
+
+
+def _run(request: TrainRequest, stop: Stop, reporter: Reporter, on_tick: OnTick, begun: float) -> TrainReport | None:
+    plan = check(request)
     from ganctl.load import pick_device
     from ganctl.train import distributed
 
+    if not request.estimate and not plan.replace and (done := _finished(plan, reporter)):
+        return done
     device = distributed.join(pick_device(request.device))
     try:
-        if request.estimate:
-            estimate(recipe, request, device, reporter)
-            return None
-        return _train(recipe, folder, request, device, reporter, on_tick)
+        with distributed.peers(), products(tf32=request.tf32):
+            if request.estimate:
+                from ganctl.workflows.estimate import estimate
+
+                data, state = open_data(plan.recipe, request.workers, reporter), new_state(plan.recipe, device)
+                stop.training = True
+                reporter.result(estimate(plan.recipe, data, state, lambda: bool(stop.reason)))
+                return None
+            session = _open(plan, request, device, reporter, on_tick)
+            with session.held:
+                _fit(session, stop)
+            return _report(session.run, session.state.progress.nimg, session.scores.metrics, begun, reporter)
     finally:
         distributed.leave()
 
 
-def _train(
-    recipe: Recipe, run: Path, request: TrainRequest, device: Any, reporter: Reporter, on_tick: OnTick
-) -> TrainReport:
-    from ganctl.train import checkpoint, distributed
+def _finished(plan: Plan, reporter: Reporter) -> TrainReport | None:
+    """The report of a run that has nothing left to do, without opening its data."""
+    from ganctl.train import checkpoint
 
-    begun = time.monotonic()
-    chief = distributed.rank() == 0
-    if chief:
-        checkpoint.check_free(run)
-    data = open_data(recipe, request.workers, reporter)
-    state = new_state(recipe, device)
-    best = None
-    found = checkpoint.newest_whole(run, reporter.warn)
-    if found:
-        best = checkpoint.restore(found, state)
-    elif request.init_from:
-        _transfer(request.init_from, state, recipe, reporter)
-    session = _Session(recipe, run, state, data, best, reporter, on_tick)
-    if chief and found is None:
-        session.begin(request)
-    elif chief:
-        # What a killed process logged after its last snapshot will be logged again.
-        session.trim_log()
-    distributed.barrier()
+    found = checkpoint.newest_whole(plan.run, reporter.warn)
     if found is None:
-        session.snapshot()
-    _fit(session, request)
-    if not chief:
-        return TrainReport(run=str(run), snapshot="", nimg=0, metrics={}, seconds=0)
-    report = TrainReport(
-        run=str(run),
-        snapshot=str(checkpoint.snapshots(run)[-1]),
-        nimg=state.progress.nimg,
-        metrics=session.metrics,
-        seconds=round(time.monotonic() - begun, 3),
-    )
-    reporter.result({"path": report.snapshot, **vars(report)})
+        return None
+    facts = checkpoint.facts(found)
+    if facts["nimg"] < round(plan.recipe.train.kimg * 1000):
+        return None
+    return _report(plan.run, facts["nimg"], facts.get("metrics", {}), time.monotonic(), reporter)
+
+
+def _report(run: Path, nimg: int, metrics: dict[str, float], begun: float, reporter: Reporter) -> TrainReport:
+    from ganctl.train import checkpoint
+
+    snapshot, seconds = str(checkpoint.snapshots(run)[-1]), round(time.monotonic() - begun, 3)
+    report = TrainReport(run=str(run), snapshot=snapshot, nimg=nimg, metrics=metrics, seconds=seconds)
+    reporter.result(vars(report))
     return report
 
 
-def _fit(session: "_Session", request: TrainRequest) -> None:
+def _open(plan: Plan, request: TrainRequest, device: Any, reporter: Reporter, on_tick: OnTick) -> "Session":
+    """Data, networks and what was trained before, ready for the next step; a new run has its first snapshot."""
+    from ganctl.train import checkpoint, distributed
+    from ganctl.workflows.session import Session
+
+    held = contextlib.ExitStack()
+    with contextlib.ExitStack() as undo:
+        undo.push(held)
+        if distributed.rank() == 0:
+            held.enter_context(checkpoint.hold(plan.run))
+        data, state = open_data(plan.recipe, request.workers, reporter), new_state(plan.recipe, device)
+        found = None if plan.replace else checkpoint.newest_whole(plan.run, reporter.warn)
+        start, scores = found or _other(request.resume, reporter), checkpoint.Scores()
+        if start:
+            scores = checkpoint.restore(start, state)
+        elif plan.recipe.train.init_from:
+            _transfer(plan.recipe.train.init_from, state, plan.recipe, reporter)
+        session = Session(plan.recipe, plan.run, state, data, scores, reporter, on_tick, held)
+        # Nothing is written before every rank has read what is there.
+        distributed.barrier()
+        if found:
+            session.go_on()
+        else:
+            session.begin(request.device, plan.replace)
+        undo.pop_all()
+    return session
+
+
+def _other(resume: str, reporter: Reporter) -> Path | None:
+    """The snapshot of another run that this one begins from."""
+    from ganctl.train import checkpoint
+
+    if resume in ("auto", "never"):
+        return None
+    path = Path(resume)
+    if (path / "model.json").is_file():
+        fault = checkpoint.damage(path)
+        if fault:
+            raise UsageError(f"cannot resume from {quoted(path)}", fault, "give its run: the one before is taken then")
+        return path
+    found = checkpoint.newest_whole(path, reporter.warn)
+    if found is None:
+        raise UsageError(f"cannot resume from {quoted(path)}", "it holds no snapshot", "give a run or a snapshot")
+    return found
+
+
+def _fit(session: "Session", stop: Stop) -> None:
     from ganctl.data.loader import batches
+    from ganctl.load import family
+    from ganctl.train.checkpoint import snapshots
     from ganctl.train.loop import fit
 
     p, recipe = session.state.progress, session.recipe
@@ -144,43 +258,56 @@ def _fit(session: "_Session", request: TrainRequest) -> None:
         session.data,
         recipe.data,
         size=recipe.train.batch,
+        micro=recipe.train.batch_gpu,
         resolution=recipe.config.resolution,
         seed=recipe.train.seed,
         start=p.nimg,
         rank=p.rank,
         world=p.world,
     )
-    from ganctl.load import family
-
-    phases = family(recipe.model).phases(recipe.config)
-    resume = f"run the same command again, or: ganctl train {session.run}"
-    with _signals(request.max_seconds) as stop:
-        try:
-            finished = fit(
-                session.state,
-                phases,
-                stream,
-                recipe.train,
-                on_tick=session.tick,
-                on_snapshot=session.snapshot,
-                stop=lambda: bool(stop),
-            )
-        except DivergedError as e:
-            from ganctl.train.checkpoint import snapshots
-
-            good = snapshots(session.run)
-            hint = f"the last good snapshot is {good[-1]}; try a lower learning rate (--glr, --dlr)"
-            raise DivergedError(e.what, e.why, hint) from e
+    stop.training = True
+    try:
+        finished = fit(
+            session.state,
+            family(recipe.model).phases(recipe.config),
+            stream,
+            recipe.train,
+            on_tick=session.tick,
+            on_snapshot=session.snapshot,
+            on_stop=session.save_stopped,
+            stop=lambda: bool(stop.reason),
+        )
+    except DivergedError as e:
+        good = snapshots(session.run)[-1]
+        rates = " ".join(f"--set {name}=…" for name in ("glr", "dlr", "lr") if hasattr(recipe.config, name))
+        hint = f"the last good snapshot is {good}; go on from it more slowly with -o NEW --resume {good} {rates}"
+        raise DivergedError(e.what, e.why, hint) from e
     if not finished:
         where = f"training stopped at {p.nimg / 1000:g} of {recipe.train.kimg:g} kimg"
-        if stop[0] == "Ctrl-C":
-            raise InterruptedRun(where, "Ctrl-C; a snapshot was saved", resume)
-        raise StoppedError(where, f"{stop[0]}; a snapshot was saved", resume)
+        hint = f"run the same command again, or: ganctl train {session.run}"
+        raise stop.error(where, "a snapshot was saved", hint)
+
+
+@contextlib.contextmanager
+def products(*, tf32: bool) -> Iterator[None]:
+    """Matrix products and convolutions on CUDA in TF32 or in full fp32; the CPU knows only the latter."""
+    import torch
+
+    places: Any = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "tf32" if tf32 else "ieee"
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
 
 
 def open_data(recipe: Recipe, workers: int, reporter: Reporter) -> "Dataset":
-    """The recipe's data as its model takes it; unreadable images are warned of."""
+    """The recipe's data as its model takes it; images left out are warned of. Raises UsageError."""
     from ganctl.data import open_dataset
+    from ganctl.data.images import some
     from ganctl.load import family, public_net
 
     cfg = recipe.config
@@ -193,9 +320,15 @@ def open_data(recipe: Recipe, workers: int, reporter: Reporter) -> "Dataset":
         workers=workers,
         on_progress=reporter.progress,
     )
+    if data.c is not None and data.c.max() >= (known := getattr(cfg, "classes", len(data.classes))):
+        raise UsageError(
+            f"{quoted(recipe.data.path)} has {len(data.classes)} classes",
+            f"{recipe.model} is set to {known}",
+            f"pass --set classes={len(data.classes)}",
+        )
     if data.skipped:
-        first = "; ".join(f"{what}: {why}" for what, why in data.skipped[:5])
-        reporter.warn(f"{len(data.skipped)} images were skipped", first, "all are listed in the run's run.json")
+        what = f"{len(data.skipped)} of {len(data) + len(data.skipped)} images in {quoted(recipe.data.path)} left out"
+        reporter.warn(what, some(data.skipped), "all are listed in the run's run.json")
     return data
 
 
@@ -215,7 +348,7 @@ def new_state(recipe: Recipe, device: Any) -> "State":
     if recipe.train.batch % world or (recipe.train.batch // world) % (recipe.train.batch_gpu or 1):
         raise UsageError(
             f"cannot share a batch of {recipe.train.batch} among {world} GPUs",
-            f"batch_gpu is {recipe.train.batch_gpu}",
+            f"batch_gpu is {recipe.train.batch_gpu or 'not set'}",
             "choose --batch as a multiple of GPUs x --batch-gpu",
         )
     torch.manual_seed(recipe.train.seed)
@@ -235,212 +368,8 @@ def _transfer(reference: str, state: "State", recipe: Recipe, reporter: Reporter
 
     bundle, _ = open_bundle(reference, reporter=reporter)
     if bundle.model != recipe.model:
-        raise UsageError(
-            f"cannot start {recipe.model} from {quoted(reference)}",
-            f"it is a {bundle.model}",
-            "choose weights of the same family",
-        )
+        why = f"it is a {bundle.model}"
+        raise UsageError(f"cannot start {recipe.model} from {quoted(reference)}", why, "choose weights of its family")
     taken, new = checkpoint.copy_matching(state, {net: bundle.state(net) for net in bundle.nets})
     listed = ", ".join(new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
-    reporter.warn(f"started from {quoted(reference)}", f"{taken} tensors loaded, new: {listed or 'none'}", "")
-
-
-class _Session:
-    """One process's work on a run: what happens at its begin, at ticks and at snapshots."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        run: Path,
-        state: "State",
-        data: "Dataset",
-        best: "Best | None",
-        reporter: Reporter,
-        on_tick: OnTick,
-    ) -> None:
-        self.recipe, self.run, self.state, self.data = recipe, run, state, data
-        self.best, self.reporter, self.on_tick = best, reporter, on_tick
-        self.metrics: dict[str, float] = {}
-        self.real: dict[str, Any] = {}
-
-    def begin(self, request: TrainRequest) -> None:
-        """recipe.yaml, run.json and reals.png of a new run."""
-        import torch
-
-        from ganctl.workflows.pictures import reals
-
-        facts = {
-            "ganctl": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "argv": sys.argv[1:],
-            "seed": self.recipe.train.seed,
-            "device": str(self.state.progress.device),
-            "gpus": self.state.progress.world,
-            "data": {"path": self.recipe.data.path, "images": len(self.data), "sha256": self.data.fingerprint()},
-            "classes": list(self.data.classes),
-            "skipped": [{"name": what, "why": why} for what, why in self.data.skipped],
-        }
-        with atomic_write(self.run / "run.json") as f:
-            f.write(json.dumps(facts, indent=2, ensure_ascii=False).encode())
-        reals(self.data, self.run / "reals.png")
-        with atomic_write(self.run / "recipe.yaml") as f:
-            f.write(write_yaml(self.recipe.plain()).encode())
-
-    def trim_log(self) -> None:
-        path = self.run / "log.jsonl"
-        kept = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            with contextlib.suppress(ValueError):
-                if json.loads(line)["nimg"] <= self.state.progress.nimg:
-                    kept.append(line + "\n")
-        with atomic_write(path) as f:
-            f.write("".join(kept).encode())
-
-    def tick(self, tick: "Tick") -> None:
-        if self.state.progress.rank:
-            return
-        left = (self.recipe.train.kimg - tick.nimg / 1000) * tick.sec_per_kimg
-        shown = {"kimg": tick.nimg / 1000, "s/kimg": tick.sec_per_kimg, "eta": _duration(left)}
-        self.on_tick({**shown, **tick.terms, **self.metrics, **_memory(self.state.progress.device)})
-        self.log({"step": tick.step, "sec_per_kimg": round(tick.sec_per_kimg, 3), **tick.terms})
-
-    def log(self, values: Mapping[str, Any]) -> None:
-        nimg = self.state.progress.nimg
-        line = json.dumps({"nimg": nimg, "kimg": nimg / 1000, "time": round(time.time(), 3), **values})
-        with (self.run / "log.jsonl").open("a") as f:
-            f.write(line + "\n")
-
-    def snapshot(self) -> None:
-        """A picture of the average's samples, its scores, and everything needed to go on."""
-        from ganctl.train import checkpoint, distributed
-        from ganctl.workflows.pictures import progress_grid
-
-        if distributed.rank() == 0:
-            p = self.state.progress
-            name = checkpoint.name_of(p.nimg)
-            progress_grid(self.state.ema, self.data, self.recipe, self.run / "samples" / f"{name}.png", p.device)
-            if p.nimg:
-                self.score(name)
-            checkpoint.save(
-                self.run,
-                self.state,
-                model=self.recipe.model,
-                config=self.recipe.plain()["config"],
-                card={**self.recipe.card, "recipe": self.recipe.name, "kimg": p.nimg / 1000},
-                best=self.best,
-            )
-            checkpoint.prune(self.run, self.recipe.train.keep, self.best)
-        distributed.barrier()
-
-    def score(self, name: str) -> None:
-        from ganctl.train.checkpoint import Best
-        from ganctl.workflows.pictures import score
-
-        for metric in self.recipe.train.metrics:
-            self.metrics[metric] = score(metric, self.state.ema, self.data, self.recipe, self.real)
-        if self.metrics:
-            self.log(self.metrics)
-            first = self.recipe.train.metrics[0]
-            value = self.metrics[first]
-            if self.best is None or self.best.metric != first or value < self.best.value:
-                self.best = Best(first, value, name)
-
-
-@contextlib.contextmanager
-def _signals(max_seconds: float | None) -> Iterator[list[str]]:
-    """A list that is empty until an end is asked for, and then holds the reason. A second Ctrl-C ends at once."""
-    reasons: list[str] = []
-
-    def ask(number: int, frame: object) -> None:
-        if number == signal.SIGINT and reasons:
-            raise KeyboardInterrupt
-        reasons.append("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
-
-    def late(number: int, frame: object) -> None:
-        reasons.append("--max-time is over")
-
-    wanted = {signal.SIGINT: ask, signal.SIGTERM: ask}
-    if hasattr(signal, "SIGUSR1"):
-        wanted[signal.SIGUSR1] = ask
-    if max_seconds is not None:
-        wanted[signal.SIGALRM] = late
-    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
-    if max_seconds is not None:
-        signal.setitimer(signal.ITIMER_REAL, max(max_seconds, 1e-3))
-    try:
-        yield reasons
-    finally:
-        if max_seconds is not None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def estimate(recipe: Recipe, request: TrainRequest, device: Any, reporter: Reporter) -> None:
-    """Runs a few steps without writing anything: seconds per kimg, memory, time to the end."""
-    from ganctl.data.loader import batches
-    from ganctl.load import family
-    from ganctl.train.loop import train_step
-
-    data = open_data(recipe, request.workers, reporter)
-    state = new_state(recipe, device)
-    cfg = recipe.train
-    size = recipe.config.resolution
-    stream = batches(data, recipe.data, size=cfg.batch, resolution=size, seed=cfg.seed)
-    phases = family(recipe.model).phases(recipe.config)
-    train_step(state, phases, stream, cfg)
-    begun, first = time.monotonic(), state.progress.nimg
-    for _ in range(200):
-        train_step(state, phases, stream, cfg)
-        if device.type == "cuda":
-            import torch
-
-            torch.cuda.synchronize()
-        if time.monotonic() - begun > 10:
-            break
-    rate = (time.monotonic() - begun) / (state.progress.nimg - first) * 1000
-    seconds = rate * cfg.kimg
-    reporter.result(
-        {
-            "sec_per_kimg": round(rate, 3),
-            "seconds": round(seconds, 1),
-            "eta": _duration(seconds),
-            "kimg": cfg.kimg,
-            **_memory(device),
-        }
-    )
-
-
-def _memory(device: Any) -> dict[str, float]:
-    if device.type == "cuda":
-        import torch
-
-        return {"memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
-    try:
-        import resource
-    except ImportError:  # Windows
-        return {}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"memory_gib": round(peak / (2**30 if sys.platform == "darwin" else 2**20), 2)}
-
-
-def _duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, s = divmod(max(0, round(seconds)), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}h {m:02d}m" if hours else f"{m}m {s:02d}s"
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of `23h50m`, `90m`, `45s` or a bare number of seconds. Raises UsageError."""
-    import re
-
-    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
-    if not parts or "".join(a + b for a, b in parts) != text:
-        raise UsageError(f"cannot read the duration {quoted(text)}", "write it as 23h50m, 90m or 45s")
-    return sum(float(a) * units[b] for a, b in parts)
+    reporter.note(f"started from {quoted(reference)}: {taken} tensors loaded, new: {listed or 'none'}")

@@ -1,0 +1,212 @@
+"""One process's work on a run: what is written at its begin, at ticks and at snapshots."""
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ganctl import __version__
+from ganctl.config import write_yaml
+from ganctl.errors import quoted
+from ganctl.io.files import atomic_write, write_error
+from ganctl.io.progress import Reporter
+from ganctl.workflows.recipe import Recipe
+from ganctl.workflows.stopping import duration_text
+
+if TYPE_CHECKING:
+    from ganctl.data import Dataset
+    from ganctl.train.checkpoint import Scores
+    from ganctl.train.loop import State, Tick
+
+
+@dataclass
+class Session:
+    recipe: Recipe
+    run: Path
+    state: "State"
+    data: "Dataset"
+    scores: "Scores"
+    reporter: Reporter
+    on_tick: Callable[[Mapping[str, Any]], None]
+    held: contextlib.ExitStack
+    """Keeps other processes off the run until it is closed."""
+    real: dict[str, Any] = field(default_factory=dict)
+    """Statistics of the training data, by metric."""
+
+    def begin(self, device: str, replace: bool) -> None:
+        """A new run: recipe.yaml, run.json, reals.png and its first snapshot; an old run is removed before."""
+        from ganctl.train import checkpoint, distributed
+
+        if distributed.rank() == 0:
+            checkpoint.check_space(self.run, self.state)
+            self._measure_real()
+            if replace:
+                for name in ("snapshots", "samples"):
+                    shutil.rmtree(self.run / name, ignore_errors=True)
+                for name in ("log.jsonl", "reals.png", "run.json"):
+                    (self.run / name).unlink(missing_ok=True)
+            # First: a folder with a recipe.yaml is a run, whatever else it lacks yet.
+            with atomic_write(self.run / "recipe.yaml") as f:
+                f.write(write_yaml(self.recipe.plain()).encode())
+            with atomic_write(self.run / "run.json") as f:
+                f.write(json.dumps(self._facts(device), indent=2, ensure_ascii=False).encode())
+            from ganctl.workflows.pictures import reals
+
+            reals(self.data, self.run / "reals.png")
+            self._draw()
+            self._save(planned=True)
+        distributed.barrier()
+
+    def go_on(self) -> None:
+        """A run that was begun before: what a killed process logged after its last snapshot will be logged again."""
+        from ganctl.train import distributed
+
+        if distributed.rank() == 0:
+            self._compare_data()
+            self._measure_real()
+            path = self.run / "log.jsonl"
+            kept = []
+            for line in path.read_text().splitlines() if path.exists() else []:
+                with contextlib.suppress(ValueError):
+                    if json.loads(line)["nimg"] <= self.state.progress.nimg:
+                        kept.append(line + "\n")
+            with atomic_write(path) as f:
+                f.write("".join(kept).encode())
+        distributed.barrier()
+
+    def tick(self, tick: "Tick") -> None:
+        if self.state.progress.rank:
+            return
+        left = (self.recipe.train.kimg - tick.nimg / 1000) * tick.sec_per_kimg
+        shown = {"kimg": tick.nimg / 1000, "s/kimg": tick.sec_per_kimg, "eta": duration_text(left)}
+        self.on_tick({**shown, **tick.terms, **self.scores.metrics, **memory(self.state.progress.device)})
+        self.log({"step": tick.step, "sec_per_kimg": round(tick.sec_per_kimg, 3), **tick.terms})
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """One line of log.jsonl. Raises GanctlError for a full disk."""
+        nimg, path = self.state.progress.nimg, self.run / "log.jsonl"
+        line = json.dumps({"nimg": nimg, "kimg": nimg / 1000, "time": round(time.time(), 3), **values})
+        try:
+            with path.open("a") as f:
+                f.write(line + "\n")
+                f.flush()
+                os.fsync(f.fileno())
+        except OSError as e:
+            raise write_error(path, e) from e
+
+    def snapshot(self) -> None:
+        """One of the schedule: a picture of the average's samples, its scores, and everything needed to go on."""
+        from ganctl.train import checkpoint, distributed
+
+        train, nimg = self.recipe.train, self.state.progress.nimg
+        if distributed.rank() == 0:
+            checkpoint.check_state(self.state)
+            self._draw()
+            place = int(nimg / (train.snap * 1000))
+            if place % train.metric_every == 0 or nimg >= train.kimg * 1000:
+                self._score()
+            self._save(planned=True)
+        distributed.barrier()
+
+    def save_stopped(self) -> None:
+        """Training stops between two snapshots of the schedule: saved at once, neither drawn nor scored."""
+        from ganctl.train import distributed
+
+        if distributed.rank() == 0:
+            self._save(planned=False)
+        distributed.barrier()
+
+    def _save(self, *, planned: bool) -> None:
+        from ganctl.train import checkpoint
+
+        checkpoint.save(
+            self.run,
+            self.state,
+            model=self.recipe.model,
+            config=self.recipe.plain()["config"],
+            card={**self.recipe.card, "recipe": self.recipe.name, "kimg": self.state.progress.nimg / 1000},
+            scores=self.scores,
+            planned=planned,
+        )
+        if planned:
+            checkpoint.prune(self.run, self.recipe.train.keep, self.scores.best)
+
+    def _draw(self) -> None:
+        from ganctl.train.checkpoint import name_of
+        from ganctl.workflows.pictures import progress_grid
+
+        p = self.state.progress
+        path = self.run / "samples" / f"{name_of(p.nimg)}.png"
+        progress_grid(self.state.ema, self.data, self.recipe, path, p.device)
+
+    def _score(self) -> None:
+        from ganctl.train.checkpoint import Best, Scores, name_of
+        from ganctl.workflows.pictures import score
+
+        names = self.recipe.train.metrics
+        if not names:
+            return
+        found = {name: score(name, self.state.ema, self.data, self.recipe, self.real) for name in names}
+        self.log(found)
+        first, best = names[0], self.scores.best
+        if best is None or best.metric != first or found[first] < best.value:
+            best = Best(first, found[first], name_of(self.state.progress.nimg))
+        self.scores = Scores(found, best)
+
+    def _measure_real(self) -> None:
+        """The real side of every metric: a network that is missing is found now, not after the first hour."""
+        from ganctl.workflows.pictures import real_side
+
+        for name in self.recipe.train.metrics:
+            self.reporter.note(f"measuring the training data for {name}")
+            self.real[name] = real_side(name, self.data, self.state.progress.device, self.reporter)
+
+    def _facts(self, device: str) -> dict[str, Any]:
+        import torch
+
+        p = self.state.progress
+        return {
+            "ganctl": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "argv": sys.argv[1:],
+            "seed": self.recipe.train.seed,
+            "device": str(p.device) if device == "auto" else device,
+            "gpus": p.world,
+            "data": {"path": self.recipe.data.path, "images": len(self.data), "sha256": self.data.fingerprint()},
+            "classes": list(self.data.classes),
+            "skipped": [{"name": what, "why": why} for what, why in self.data.skipped],
+        }
+
+    def _compare_data(self) -> None:
+        try:
+            then = json.loads((self.run / "run.json").read_text())["data"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if then.get("sha256") != self.data.fingerprint():
+            self.reporter.warn(
+                f"the data of {quoted(self.run)} have changed",
+                f"{then.get('images')} images when it began, {len(self.data)} now, or not the same pixels",
+                "it goes on, and is no longer the run that it was",
+            )
+
+
+def memory(device: Any) -> dict[str, float]:
+    """The most memory used so far, in GiB: the GPU's, or else this process's."""
+    if device.type == "cuda":
+        import torch
+
+        return {"memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
+    try:
+        import resource
+    except ImportError:  # Windows
+        return {}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"memory_gib": round(peak / (2**30 if sys.platform == "darwin" else 2**20), 2)}
