@@ -19,9 +19,11 @@ def invert(
         typer.Option("--out", "-o", metavar="DIR|x.npz", help="Default: out/MODEL/invert/", rich_help_panel=IMAGES),
     ] = None,
     method: Annotated[
-        Literal["optimize", "encode"] | None,
-        typer.Option(help="Default: encode with an autoencoder, else optimize.", rich_help_panel=SEARCH),
+        Literal["optimize", "encoder"] | None,
+        typer.Option(help="Default: an autoencoder's encoder, else optimize.", rich_help_panel=SEARCH),
     ] = None,
+    space: Annotated[Literal["z"], typer.Option(help="Where to search.", rich_help_panel=SEARCH)] = "z",
+    loss: Annotated[Literal["l2"], typer.Option(help="What is made small.", rich_help_panel=SEARCH)] = "l2",
     steps: Annotated[int, typer.Option(min=1, help="Of Adam, per image.", rich_help_panel=SEARCH)] = 1000,
     lr: Annotated[float, typer.Option(help="Adam's highest learning rate.", rich_help_panel=SEARCH)] = 0.1,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Of the starting points.", rich_help_panel=SEARCH)] = 0,
@@ -49,12 +51,13 @@ def invert(
 
     Prints `path.npz<TAB>PSNR in dB`; -q only the path. `sample --latents` and `interpolate --latents` read the files.
     """
-    from ganctl.workflows.invert import InvertRequest, prepare, run
+    from ganctl.workflows.invert import InvertRequest, resolve, run
 
     common = show.common()
     request = InvertRequest(
-        model=model, inputs=tuple(inputs or ()), out=out, method=method, steps=steps, lr=lr, seed=seed, init=init,
-        mask=mask, batch_size=batch_size, save_video=save_video, save_every=save_every, recursive=recursive,
-        from_file=from_file, device=common.device, overwrite=common.overwrite, fail_fast=common.fail_fast,
+        model=model, inputs=tuple(inputs or ()), out=out, method=method, space=space, loss=loss, steps=steps, lr=lr,
+        seed=seed, init=init, mask=mask, batch_size=batch_size, save_video=save_video, save_every=save_every,
+        recursive=recursive, from_file=from_file, device=common.device, overwrite=common.overwrite,
+        fail_fast=common.fail_fast,
     )  # fmt: skip
-    show.execute(run, request, line=lambda r: f"{r['path']}\t{r['psnr']:.2f}", bare=lambda r: r["path"], check=prepare)
+    show.execute(run, request, line=lambda r: f"{r['path']}\t{r['psnr']:.2f}", bare=lambda r: r["path"], check=resolve)

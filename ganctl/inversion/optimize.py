@@ -73,9 +73,7 @@ def optimize(
     n, starts = x.shape[0], cfg.starts
     z = start_points(G, n, cfg, init).to(x)  # [n·starts, *z], the starts of an image side by side
     target = x.repeat_interleave(starts, 0)
-    weight = torch.ones_like(x[:, :1]) if mask is None else mask.to(x)
-    weight = weight / weight.mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
-    weight = weight.repeat_interleave(starts, 0)
+    masks = None if mask is None else mask.repeat_interleave(starts, 0)
 
     z.requires_grad_(True)
     adam = torch.optim.Adam([z], lr=cfg.lr)
@@ -83,7 +81,7 @@ def optimize(
     best_loss = torch.full((n * starts,), math.inf, device=x.device)
     for step in range(cfg.steps + 1):
         with torch.enable_grad():
-            error = (weight * (G.sample(z) - target) ** 2).mean((1, 2, 3))
+            error = squared_error(target, G.sample(z), masks)
         loss = error.detach()
         if not torch.isfinite(loss).all():
             raise GanctlError("the inversion broke off", f"the loss is not finite at step {step}", "try a smaller --lr")
@@ -119,18 +117,20 @@ def schedule(t: float, cfg: InvertConfig) -> float:
     return up * (0.5 - 0.5 * math.cos(math.pi * down))
 
 
-def psnr(
-    x: Float[Tensor, "n c h w"],
-    y: Float[Tensor, "n c h w"],
-    image_range: tuple[float, float],
-    mask: Float[Tensor, "n 1 h w"] | None = None,
+def squared_error(
+    x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"], mask: Float[Tensor, "n 1 h w"] | None = None
 ) -> Float[Tensor, " n"]:
-    """Peak signal-to-noise ratio in dB, 10·log10(peak² / MSE), at most 100; over the pixels where mask is 1."""
-    weight = torch.ones_like(x[:, :1]) if mask is None else mask.to(x)
-    squared = (weight * (x - y) ** 2).double().sum((1, 2, 3))
-    mse = squared / (weight.double().sum((1, 2, 3)) * x.shape[1]).clamp_min(1e-12)
+    """The mean of (x - y)², over the pixels where mask is 1."""
+    if mask is None:
+        return ((x - y) ** 2).mean((1, 2, 3))
+    weight = mask.to(x)
+    return (weight * (x - y) ** 2).mean((1, 2, 3)) / weight.mean((1, 2, 3)).clamp_min(1e-12)
+
+
+def psnr(error: Float[Tensor, " n"], image_range: tuple[float, float]) -> Float[Tensor, " n"]:
+    """Peak signal-to-noise ratio in dB of mean squared errors, 10·log10(peak² / error), at most 100."""
     peak = image_range[1] - image_range[0]
-    return (10 * torch.log10(peak**2 / mse.clamp_min(1e-30))).clamp(max=MAX_PSNR).float()
+    return (10 * torch.log10(peak**2 / error.double().clamp_min(1e-30))).clamp(max=MAX_PSNR).float()
 
 
 def _best_start(loss: Tensor, z: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -21,18 +21,20 @@ def read_latents(
     A file holds `z`, either [*shape] or [n, *shape]; `model` and `revision` say who made it. Raises UsageError for a
     file without `z`, of another shape, or of another model (naming both); all faults at once, at most five.
     """
-    faults: list[str] = []
+    faults: list[UsageError] = []
     found: list[tuple[Path, np.ndarray]] = []
     for path in map(Path, paths):
         try:
             found.append((path, _read(path, model, revision, shape)))
         except UsageError as e:
-            faults.append(e.message)
-    if len(faults) == 1:
-        raise UsageError(faults[0], hint="latents work only with the model that made them")
+            faults.append(e)
     if faults:
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise UsageError(f"cannot use {len(faults)} of {len(paths)} latent files", "; ".join(faults[:5]) + more)
+        what, why = faults[0].what, faults[0].why
+        if len(faults) > 1:
+            what = f"cannot use {len(faults)} of {len(paths)} latent files"
+            more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+            why = "; ".join(e.message for e in faults[:5]) + more
+        raise UsageError(what, why, "latents work only with the model that made them")
     count = sum(len(z) for _, z in found)
     if count > MAX_LATENTS:
         raise UsageError("cannot use --latents", f"the files hold {count:,} latents, more than {MAX_LATENTS:,}")
@@ -44,8 +46,7 @@ def _read(path: Path, model: str, revision: str, shape: tuple[int, ...]) -> "np.
 
     arrays = read_npz(path)
     where = f"cannot use the latents in {quoted(path)}"
-    made_by, made_at = (str(arrays[k].reshape(-1)[0]) if k in arrays and arrays[k].size == 1 else ""
-                        for k in ("model", "revision"))  # fmt: skip
+    made_by, made_at = _text(arrays, "model"), _text(arrays, "revision")
     if made_at and made_at != revision:
         raise UsageError(
             where,
@@ -60,3 +61,7 @@ def _read(path: Path, model: str, revision: str, shape: tuple[int, ...]) -> "np.
     if z.shape[1:] != shape or z.dtype.kind not in "fiu" or len(z) == 0:
         raise UsageError(where, f"'z' has shape {z.shape}, {quoted(model)} takes {('n', *shape)}")
     return z.astype(np.float32)
+
+
+def _text(arrays: "dict[str, np.ndarray]", name: str) -> str:
+    return str(arrays[name].reshape(-1)[0]) if name in arrays and arrays[name].size == 1 else ""

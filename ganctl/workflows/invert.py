@@ -1,16 +1,20 @@
 """`ganctl invert`: the latent behind a picture, by optimisation, or by an autoencoder's own encoder."""
 
 import hashlib
+import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ganctl import __version__
+from ganctl.catalog import check_name
 from ganctl.config import config
 from ganctl.errors import DeviceError, GanctlError, UsageError, quoted
-from ganctl.io.images import center_crop_resize, encode, from_pixels, read_image, to_channels, to_pixels
-from ganctl.io.outputs import default_folder, status_of
+from ganctl.io.files import read_regular
+from ganctl.io.images import center_crop_resize, from_pixels, read_image, to_channels, to_pixels, write_image
+from ganctl.io.limits import MAX_IMAGE_BYTES
+from ganctl.io.outputs import check_writable, default_folder, request_for, shown_name, status_of
 from ganctl.io.progress import SILENT, Reporter
 from ganctl.io.video import need_av, write_video
 from ganctl.workflows.pipeline import overlapped
@@ -33,8 +37,10 @@ class InvertRequest:
     inputs: tuple[str, ...] = ()
     out: str | None = None
     """A folder, or x.npz for one input; None: out/<model>/invert/."""
-    method: Literal["optimize", "encode"] | None = None
+    method: Literal["optimize", "encoder"] | None = None
     """None encodes with an autoencoder and optimises with any other model."""
+    space: Literal["z"] = "z"
+    loss: Literal["l2"] = "l2"
     steps: int = 1000
     lr: float = 0.1
     seed: int = 0
@@ -66,6 +72,8 @@ class Item:
     """One image on its way through. `error` set: it goes no further."""
 
     job: Job
+    data: bytes | None = None
+    """The input's bytes where they were read already: standard input is read once."""
     request: dict[str, Any] = field(default_factory=dict)
     status: str = "written"
     pixels: "np.ndarray | None" = None
@@ -85,11 +93,14 @@ def run(request: InvertRequest, reporter: Reporter = SILENT) -> InvertReport:
     from ganctl.load import load
 
     model = load(request.model, device=request.device, reporter=reporter)
-    work = Work(
-        request, model, pick_method(request, model), read_mask(request, model), read_init(request, model), reporter
-    )
+    method = pick_method(request, model)
+    work = Work(request, model, method, read_mask(request, model), read_init(request, model), reporter, len(jobs))
     items = [work.settle(job) for job in jobs]
-    tally = Tally(reporter, "invert", len(jobs), request.fail_fast)
+    if method == "optimize" and not all(i.error or i.status == "exists" for i in items):
+        reporter.note("loss: l2, the mean squared error (LPIPS's network is not part of this version)")
+    if method != "optimize" and (request.save_video or request.save_every):
+        reporter.warn("--save-video and --save-every are not used", "an encoder has no search to show", "")
+    tally = Tally(replace(reporter, progress=work.no_progress), "invert", len(jobs), request.fail_fast)
     counts = {"written": 0, "exists": 0, "failed": 0}
     for item in overlapped(items, work.decode, work.compute, work.write, together=work.together):
         counts["failed" if item.error else item.status] += 1
@@ -100,8 +111,6 @@ def run(request: InvertRequest, reporter: Reporter = SILENT) -> InvertReport:
 
 def prepare(request: InvertRequest) -> list[Job]:
     """The cheap checks: numbers in range, inputs there, outputs named, no clash, the encoder. Raises UsageError."""
-    import math
-
     if not (math.isfinite(request.lr) and request.lr > 0):
         raise UsageError(f"cannot use --lr {request.lr}", "it must be a number above 0")
     for name in ("steps", "batch_size", "save_every"):
@@ -112,12 +121,18 @@ def prepare(request: InvertRequest) -> list[Job]:
             raise UsageError(f"cannot use {option} {quoted(path)}", "there is no such file")
     if request.save_video:
         need_av("cannot write the inversion's video")
-    out = Path(request.out) if request.out else None
+    check_name(request.model)
+    jobs = _jobs(request)
+    check_writable(jobs[0].path or Path())
+    return jobs
+
+
+def _jobs(request: InvertRequest) -> list[Job]:
+    out = Path(request.out).expanduser() if request.out else None
     single = out is not None and out.suffix.lower() == ".npz" and not out.is_dir()
     if (out is not None and not single and out.is_file()) or request.out == "-":
-        raise UsageError(
-            f"cannot write to {quoted(request.out)}", "inversions go into a folder, or one into an .npz file"
-        )
+        what = f"cannot write to {quoted(request.out)}"
+        raise UsageError(what, "inversions go into a folder, or one into an .npz file", "for example -o inv/")
     folder = out or default_folder(request.model, "invert")
     inputs = list_inputs(request.inputs, request.from_file, request.recursive, None if single else folder)
     if not single:
@@ -128,6 +143,13 @@ def prepare(request: InvertRequest) -> list[Job]:
         raise UsageError(f"cannot write {len(inputs)} inversions to {quoted(out)}", "it takes one", "-o folder/")
     refuse_clashes([*jobs, *(Job(j.ref, beside(j, "-rec.png")) for j in jobs)])
     return jobs
+
+
+def resolve(request: InvertRequest) -> InvertRequest:
+    """The checked request with every input and the output named: what --dry-run prints. Raises UsageError."""
+    jobs = prepare(request)
+    out = request.out or str(default_folder(request.model, "invert"))
+    return replace(request, inputs=tuple(j.label for j in jobs), out=out, from_file=None)
 
 
 def beside(job: Job, ending: str) -> Path:
@@ -141,7 +163,7 @@ def pick_method(request: InvertRequest, model: "Model") -> str:
     from ganctl.protocols import Autoencoder, Sampler
 
     what = f"cannot invert with {quoted(request.model)}"
-    known = {"encode": isinstance(model.net, Autoencoder), "optimize": isinstance(model.net, Sampler)}
+    known = {"encoder": isinstance(model.net, Autoencoder), "optimize": isinstance(model.net, Sampler)}
     able = [method for method, can in known.items() if can]
     if not able:
         raise UsageError(what, f"{quoted(model.model)} has no latent space", "see: ganctl zoo list")
@@ -156,7 +178,7 @@ def read_mask(request: InvertRequest, model: "Model") -> "np.ndarray | None":
         return None
     import numpy as np
 
-    data = Path(request.mask).read_bytes()
+    data = read_regular(Path(request.mask), limit=MAX_IMAGE_BYTES)
     picture = to_channels(read_image(data, name=request.mask).pixels, 1)
     counts = (center_crop_resize(picture, model.net.x.size, "box") < 128).astype(np.float32)
     if not counts.any():
@@ -172,13 +194,13 @@ def read_init(request: InvertRequest, model: "Model") -> "np.ndarray | None":
     from ganctl.io.latents import read_latents
 
     shape = tuple(model.net.prior([0]).shape[1:])
-    ((_, z),) = read_latents([request.init], model=model.name, revision=model.revision, shape=shape)
+    ((_, z),) = read_latents([request.init], model=shown_name(model.name), revision=model.revision, shape=shape)
     if len(z) != 1:
         raise UsageError(f"cannot use --init {quoted(request.init)}", f"it holds {len(z)} latents, one is needed")
     return z
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
     """The stages an image passes. Failures of one image travel with it; a failed write ends the run."""
 
@@ -188,117 +210,136 @@ class Work:
     mask: "np.ndarray | None"
     init: "np.ndarray | None"
     reporter: Reporter
+    total: int
+    done: int = 0
+    """Images that have left `compute`."""
 
     def fields(self, data: bytes) -> dict[str, Any]:
-        """What the result depends on; kept in the .npz."""
-        made: dict[str, Any] = {
-            "ganctl": __version__,
-            "verb": "invert",
-            "model": self.model.name,
-            "revision": self.model.revision,
-            "method": self.method,
-            "input_sha256": hashlib.sha256(data).hexdigest(),
-        }
-        if self.mask is not None:
-            made["mask_sha256"] = hashlib.sha256(self.mask.tobytes()).hexdigest()
-        if self.method == "optimize":
-            made |= {"steps": self.request.steps, "lr": self.request.lr, "seed": self.request.seed}
-            made["init"] = "mean" if self.init is None else hashlib.sha256(self.init.tobytes()).hexdigest()
-        return made
+        """What the result depends on; kept in the .npz and the pictures."""
+        searched = self.method == "optimize"
+        start = "mean" if self.init is None else hashlib.sha256(self.init.tobytes()).hexdigest()
+        return request_for(
+            "invert",
+            self.model.name,
+            self.model.revision,
+            method=self.method,
+            input=hashlib.sha256(data).hexdigest(),
+            mask=None if self.mask is None else hashlib.sha256(self.mask.tobytes()).hexdigest(),
+            steps=self.request.steps if searched else None,
+            lr=self.request.lr if searched else None,
+            seed=self.request.seed if searched else None,
+            init=start if searched else None,
+        )
+
+    def outputs(self, job: Job) -> list[Path]:
+        """Every file of one image, the .npz last: when it is there, so are the others."""
+        assert job.path is not None
+        if self.method != "optimize":
+            return [beside(job, "-rec.png"), job.path]
+        every = self.request.save_every or self.request.steps + 1
+        steps = [beside(job, f"-step{s:05d}.png") for s in range(every, self.request.steps + 1, every)]
+        video = [beside(job, ".mp4")] if self.request.save_video else []
+        return [*steps, beside(job, "-rec.png"), *video, job.path]
 
     def settle(self, job: Job) -> Item:
-        """Whether the result is there already. Raises UsageError when it is another request's."""
+        """Whether the result is there already. Raises UsageError when something of another request is."""
         item = Item(job)
-        if job.path is None or not job.path.exists() or job.ref.source is None:
+        there = [path for path in self.outputs(job) if os.path.lexists(path)]
+        if not there and job.ref.source is not None:
             return item
         try:
-            made = self.fields(job.ref.read())
+            data = job.ref.read()
         except GanctlError as e:
             return replace(item, error=e)
-        if status_of(job.path, made, self.request.overwrite) != "exists":
+        if job.ref.source is None:
+            item = replace(item, data=data)
+        states = [status_of(path, self.fields(data), self.request.overwrite) for path in self.outputs(job)]
+        if "write" in states:
             return item
         from ganctl.io.arrays import read_npz
 
-        arrays = read_npz(job.path)
-        return replace(item, status="exists", loss=float(arrays["loss"]), psnr=float(arrays["psnr"]))
+        arrays = read_npz(self.outputs(job)[-1])
+        return replace(item, data=None, status="exists", loss=float(arrays["loss"]), psnr=float(arrays["psnr"]))
 
     def decode(self, item: Item) -> Item:
         """Bytes → pixels in the model's size and channels: centre crop, then resize."""
         if item.error or item.status == "exists":
             return item
         try:
-            data = item.job.ref.read()
+            data = item.job.ref.read() if item.data is None else item.data
             pixels = read_image(data, name=item.job.label).pixels
-            item = replace(item, request=self.fields(data))
-            if item.job.ref.source is None and item.job.path and item.job.path.exists():
-                status_of(item.job.path, item.request, self.request.overwrite)
             pixels = center_crop_resize(to_channels(pixels, self.model.net.x.channels), self.model.net.x.size)
-            return replace(item, pixels=pixels)
+            return replace(item, data=None, request=self.fields(data), pixels=pixels)
         except GanctlError as e:
-            return replace(item, error=e)
+            return replace(item, data=None, error=e)
 
     def together(self, group: Sequence[Item], item: Item) -> bool:
         return group[0].pixels is not None and item.pixels is not None and len(group) < self.request.batch_size
 
     def compute(self, group: Sequence[Item]) -> Sequence[Item]:
         """Inverts a batch; one that fails is tried again image by image, so one image fails alone."""
-        if group[0].pixels is None:
-            return group
-        try:
-            return self.invert(group)
-        except GanctlError as e:
-            if len(group) > 1:
-                return [done for item in group for done in self.compute([item])]
-            return [replace(group[0], pixels=None, error=e)]
+        if group[0].pixels is not None:
+            try:
+                group = self.invert(group)
+            except GanctlError as e:
+                if len(group) > 1:
+                    return [done for item in group for done in self.compute([item])]
+                group = [replace(group[0], pixels=None, error=e)]
+        self.done += len(group)
+        self.progress(0, 0)
+        return group
+
+    def progress(self, step: int, images: int) -> None:
+        """In steps of the search, of all images together."""
+        steps = self.request.steps if self.method == "optimize" else 1
+        self.reporter.progress("invert", self.done * steps + step * images, self.total * steps)
+
+    def no_progress(self, *_: object) -> None:
+        """For the tally, whose counts in images would alternate with those in steps."""
 
     def invert(self, group: Sequence[Item]) -> list[Item]:
         import numpy as np
         import torch
 
-        from ganctl.inversion.optimize import psnr
+        from ganctl.inversion.optimize import psnr, squared_error
+        from ganctl.protocols import Sampler
 
         net = self.model.net
         x = from_pixels(np.stack([i.pixels for i in group if i.pixels is not None]), net.x.range).to(self.model.device)
         mask = None if self.mask is None else torch.from_numpy(self.mask).to(x).expand(len(x), -1, -1, -1)
         frames: list[list[np.ndarray]] = [[] for _ in group]
+        picture = net.sample if isinstance(net, Sampler) else net.decode
         try:
-            if self.method == "encode":
-                with torch.inference_mode():
-                    z = net.encode(x)
-                    y = net.decode(z)
-                    weight = torch.ones_like(x) if mask is None else mask.expand_as(x)
-                    loss = (weight * (y - x) ** 2).sum((1, 2, 3)) / weight.sum((1, 2, 3))
-            else:
-                z, y, loss = self.optimize(x, mask, group, frames)
+            z = self.search(x, mask, group, frames) if self.method == "optimize" else self.encode(x)
+            with torch.inference_mode():
+                # One by one, as `sample` does it: then -rec.png is the picture `sample --latents` makes.
+                y = torch.cat([picture(one[None]) for one in z])
         except torch.OutOfMemoryError as e:
             why = f"a batch of {len(group)} does not fit into the memory of {self.model.device}"
             raise DeviceError("cannot invert the image", why, "try --batch-size 1, or --device cpu") from e
-        ratio = psnr(x, y, net.x.range, mask)
-        pictures = to_pixels(y, net.x.range)
+        error = squared_error(x, y, mask)
+        found = zip(group, z.cpu().numpy(), to_pixels(y, net.x.range), error, psnr(error, net.x.range), strict=True)
         return [
-            replace(
-                item,
-                z=z[i].cpu().numpy(),
-                picture=pictures[i],
-                loss=float(loss[i]),
-                psnr=float(ratio[i]),
-                frames=tuple(frames[i]),
-            )
-            for i, item in enumerate(group)
+            replace(item, z=z, picture=picture, loss=float(loss), psnr=float(ratio), frames=tuple(film))
+            for (item, z, picture, loss, ratio), film in zip(found, frames, strict=True)
         ]
 
-    def optimize(
+    def encode(self, x: "Tensor") -> "Tensor":
+        import torch
+
+        with torch.inference_mode():
+            return torch.cat([self.model.net.encode(one[None]) for one in x])
+
+    def search(
         self, x: "Tensor", mask: "Tensor | None", group: Sequence[Item], frames: "list[list[np.ndarray]]"
-    ) -> "tuple[Tensor, Tensor, Tensor]":
+    ) -> "Tensor":
         import torch
 
         from ganctl.inversion.optimize import InvertConfig, optimize
 
         cfg = InvertConfig(steps=self.request.steps, lr=self.request.lr, seed=self.request.seed)
         init = None if self.init is None else torch.from_numpy(self.init).expand(len(x), *self.init.shape[1:])
-        on_step = self.watcher(group, frames)
-        found = optimize(self.model.net, x, cfg, on_step, init=init, mask=mask)
-        return found.z, found.x, found.loss
+        return optimize(self.model.net, x, cfg, self.watcher(group, frames), init=init, mask=mask).z
 
     def watcher(self, group: Sequence[Item], frames: "list[list[np.ndarray]]") -> "Callable[[Step], None]":
         """Reports progress, keeps frames for --save-video and writes those of --save-every."""
@@ -309,8 +350,8 @@ class Work:
         stride = max(1, request.steps // VIDEO_FRAMES)
 
         def on_step(step: "Step") -> None:
-            if step.step % 10 == 0 or step.step == request.steps:
-                self.reporter.progress(f"steps for {group[0].job.label}", step.step, request.steps)
+            if step.step % 10 == 0 and step.step < request.steps:
+                self.progress(step.step, len(group))
             filmed = request.save_video and step.step % stride == 0
             kept = request.save_every and step.step and step.step % request.save_every == 0
             if not (filmed or kept):
@@ -321,7 +362,7 @@ class Work:
                 if filmed and item.pixels is not None:
                     film.append(np.concatenate([item.pixels, picture], 1))
                 if kept:
-                    write_bytes(beside(item.job, f"-step{step.step:05d}.png"), encode(picture, request=item.request))
+                    write_image(beside(item.job, f"-step{step.step:05d}.png"), picture, request=item.request)
 
         return on_step
 
@@ -333,7 +374,7 @@ class Work:
 
         if item.z is None or item.picture is None or item.job.path is None:
             return item
-        write_bytes(beside(item.job, "-rec.png"), encode(item.picture, request=item.request))
+        write_image(beside(item.job, "-rec.png"), item.picture, request=item.request)
         if item.frames:
             film = beside(item.job, ".mp4")
             write_video(film, item.frames, fps=VIDEO_FPS, codec="h264", request=item.request)
@@ -341,27 +382,15 @@ class Work:
             "z": item.z,
             "loss": np.float64(item.loss),
             "psnr": np.float64(item.psnr),
-            "model": np.array(self.model.name),
+            "model": np.array(shown_name(self.model.name)),
             "revision": np.array(self.model.revision),
         }
         write_npz(item.job.path, arrays, item.request)
         return replace(item, frames=())
 
     def result(self, item: Item) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "path": str(item.job.path),
-            "input": item.job.label,
-            "model": self.model.name,
-            "revision": self.model.revision,
-            "status": item.status,
-        }
+        name = shown_name(self.model.name)
+        found = {"path": str(item.job.path), "input": item.job.label, "model": name, "revision": self.model.revision}
         if item.error is None:
             found |= {"psnr": round(item.psnr, 3), "loss": item.loss, "picture": str(beside(item.job, "-rec.png"))}
-        return found
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    from ganctl.io.files import atomic_write
-
-    with atomic_write(path) as f:
-        f.write(data)
+        return {**found, "status": item.status}
