@@ -134,12 +134,21 @@ def read_regular(path: Path, *, limit: int, whole: bool = True) -> bytes:
         with os.fdopen(fd, "rb") as f:
             if whole and info.st_size > limit:
                 raise UsageError(where, f"it has {info.st_size} bytes, more than the limit of {limit}")
-            data = f.read(limit + 1 if whole else limit)
+            data = _read(f, limit + 1 if whole else limit)
     except (OSError, ValueError) as e:
         raise UsageError(where, _reason(e)) from e
     if whole and len(data) > limit:
         raise UsageError(where, f"it has more than the limit of {limit} bytes")
     return data
+
+
+def _read(f: IO[bytes], n: int) -> bytes:
+    """At most n bytes, piece by piece: Python would set aside all n at once, however short the file is."""
+    parts = []
+    while n and (part := f.read(min(n, 1 << 24))):
+        parts.append(part)
+        n -= len(part)
+    return b"".join(parts)
 
 
 def _reason(e: Exception) -> str:
