@@ -19,6 +19,7 @@ FOREIGN_SUFFIXES = (".pkl", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,249}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 MAX_FAULTS = 100
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -183,14 +184,24 @@ def check_name(ref: str) -> None:
         if split_revision(ref)[0] not in entries():
             _check_local(path, ref)
         return
-    name, _ = split_revision(ref)
+    if "://" in ref:
+        raise UsageError(f"cannot use {quoted(ref)} as a model", "it is an address", "a model on the Hub is org/repo")
+    name, revision = split_revision(ref)
     if ref.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix == ".safetensors":
         raise UsageError(f"no such model {quoted(ref)}", "there is no such file or folder", "see: ganctl zoo list")
     if "/" not in name:
         entry(name)
     elif not REPO.fullmatch(name) or ".." in name or "--" in name:
         raise UsageError(
-            f"cannot use {quoted(ref)} as a model", "it is no path, and no org/repo[@revision] on the Hub either"
+            f"cannot use {quoted(ref)} as a model",
+            "it is no path, and no org/repo[@revision] on the Hub either",
+            "see: ganctl zoo list",
+        )
+    elif revision and (not REVISION.fullmatch(revision) or ".." in revision):
+        raise UsageError(
+            f"cannot use {quoted(ref)} as a model",
+            f"{quoted(revision)} is no branch, tag or commit",
+            f"leave it out, or see the branches and commits of {name} on the Hub",
         )
 
 
@@ -336,9 +347,9 @@ class _Reader:
                 wanted = _kind_name(kind)
                 quotes = ": put it in quotes" if wanted == "text" else ""
                 self.fault((*path, key), f"'{'.'.join(path)}.{key}' must be {wanted}, not {_kind(item)}{quotes}")
-            elif kind is str and not item.strip():
+            elif isinstance(item, str) and not item.strip():
                 self.fault((*path, key), f"'{'.'.join(path)}.{key}' is empty")
-            elif kind is int and item < 1:
+            elif isinstance(item, int) and kind is int and item < 1:
                 self.fault((*path, key), f"'{'.'.join(path)}.{key}' must be 1 or more, not {item}")
             else:
                 self.plain((*path, key), item)

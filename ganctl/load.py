@@ -85,7 +85,10 @@ def network(bundle: Bundle, net: str) -> Any:
     from ganctl.io.tensors import load_into
 
     module = family(bundle.model)
-    cfg = parse(module.Config, bundle.config, where=f"the config in {quoted(bundle.path / 'model.json')}")
+    try:
+        cfg = parse(module.Config, bundle.config, where=f"the config in {quoted(bundle.path / 'model.json')}")
+    except UsageError as e:
+        raise WeightsError(e.what, e.why, "the bundle is damaged, or of another ganctl version") from e
     # On the meta device, and without its initial values, nothing is drawn only to be thrown away.
     with torch.device("meta"), _no_init():
         built = getattr(module.build(cfg), net.removesuffix("_ema"))
@@ -227,7 +230,7 @@ def _open_path(path: Path, reporter: Reporter) -> Bundle:
         try:
             bundle = read_bundle(snapshot)
             for net in bundle.nets:
-                weight_file(bundle, net)
+                bundle.state(net)
             return bundle
         except WeightsError as e:
             fault = fault or e

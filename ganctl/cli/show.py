@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -15,12 +15,15 @@ from ganctl.errors import GanctlError, UsageError, printable, quoted
 
 __all__ = [
     "Common",
+    "aligned",
     "auto_number",
     "binary_stdout",
     "common",
     "error",
     "execute",
+    "for_reading",
     "json_error",
+    "table",
     "training_table",
     "warning",
 ]
@@ -69,6 +72,24 @@ def execute(
         if outer is None:
             _display.close()
         _display = outer
+
+
+def for_reading() -> bool:
+    """Whether a person reads stdout: a terminal, without --json or -q. Others get tab-separated lines, no header."""
+    return sys.stdout.isatty() and not common().json and not common().quiet
+
+
+def aligned(rows: Iterable[Iterable[object]]) -> list[str]:
+    """Rows as lines whose columns line up."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Rows under a header on stdout, for a person."""
+    head, *lines = aligned([[name.upper() for name in header], *rows])
+    _print("\n".join([colored(head, "39", sys.stdout), *lines]))
 
 
 def binary_stdout() -> Any:

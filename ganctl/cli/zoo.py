@@ -21,15 +21,17 @@ def complete_name(incomplete: str) -> list[str]:
         return []
 
 
+COLUMNS = ("name", "task", "px", "classes", "licence", "size", "here")
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A zoo name.", autocompletion=complete_name)]
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", autocompletion=complete_name)]
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", autocompletion=complete_name)]
 
 
 @app.command("list")
 def list_models(
-    pattern: Annotated[str, typer.Argument(metavar="[PATTERN]", help="Part of a name, or a shell pattern.")] = "",
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Part of a name, or a shell pattern.")] = "",
     task: Annotated[
-        str, typer.Option(help="Only this task.", metavar="sample|translate|invert|classify|features")
+        str, typer.Option(help="Only sample, translate, invert, classify or features.", metavar="TASK")
     ] = "",
     license: Annotated[str, typer.Option(help="Only this licence, such as Apache-2.0.")] = "",
     cached: Annotated[bool, typer.Option("--cached", help="Only what is on this machine.")] = False,
@@ -39,7 +41,12 @@ def list_models(
     from ganctl.workflows.zoo import list_models as run
 
     request = ListRequest(pattern=pattern, task=task, license=license, cached=cached)
-    show.execute(run, request, line=_row, bare=lambda r: r["name"])
+    reading = show.for_reading()
+    rows = show.execute(
+        run, request, line=None if reading else lambda r: "\t".join(_cells(r)), bare=lambda r: r["name"]
+    )
+    if reading and rows:
+        show.table(COLUMNS, map(_cells, rows))
 
 
 @app.command()
@@ -86,7 +93,7 @@ def verify(names: Names = None) -> None:
 
 @app.command()
 def rm(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=complete_name)],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", autocompletion=complete_name)],
     yes: Annotated[bool, typer.Option("--yes", help="Really remove; nothing is ever asked.")] = False,
 ) -> None:
     """Remove downloads from this machine."""
@@ -112,20 +119,21 @@ def push(
     show.execute(work, request, line=lambda r: r["url"], check=check)
 
 
-def _row(r: Mapping[str, Any]) -> str:
+def _cells(r: Mapping[str, Any]) -> tuple[str, ...]:
     size = f"{r['bytes'] / 1e6:.1f} MB" if r["bytes"] else "-"
     where = "built-in" if r["builtin"] and r["cached"] else "cached" if r["cached"] else "-"
     licence = f"{r['license']}{' (non-commercial)' if r['noncommercial'] else ''}"
-    cells = (r["name"], r["task"], r["resolution"] or "-", r["classes"] or "-", licence, size, where)
-    return "\t".join(map(str, cells))
+    return (r["name"], r["task"], str(r["resolution"] or "-"), str(r["classes"] or "-"), licence, size, where)
 
 
 def _facts(r: Mapping[str, Any]) -> str:
-    lines = []
-    for key, value in r.items():
-        if isinstance(value, Mapping):
-            value = ", ".join(f"{k}={v}" for k, v in value.items())
-        if isinstance(value, bool):
-            value = "yes" if value else "no"
-        lines.append(f"{key}\t{'-' if value in (None, '') else value}")
-    return "\n".join(lines)
+    rows = [(key, _fact(value)) for key, value in r.items()]
+    return "\n".join(show.aligned(rows) if show.for_reading() else map("\t".join, rows))
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{k}={v}" for k, v in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value in (None, "") else str(value)

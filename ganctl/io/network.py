@@ -189,6 +189,18 @@ def unreachable(host: str, e: Exception) -> UnreachableError:
     )
 
 
+def ping(seconds: float) -> str:
+    """One small request to the Hub, tried once. Gives its host name; raises UnreachableError after `seconds`."""
+    from huggingface_hub import constants, get_session
+
+    lib, host = httpx(), _host(constants.ENDPOINT)
+    try:
+        get_session().head(constants.ENDPOINT, timeout=seconds)
+    except (lib.TransportError, lib.InvalidURL) as e:
+        raise unreachable(host, e) from e
+    return host
+
+
 def _sentence(e: Exception, repo: str) -> GanctlError:
     """The user's sentence for whatever the Hub client raises. Never its own text: that may hold addresses."""
     from huggingface_hub import constants, errors

@@ -53,7 +53,7 @@ def push(request: PushRequest, reporter: Reporter = SILENT) -> dict[str, Any]:
     Raises UsageError for an unknown licence, WeightsError for damaged weights or a refusal by the Hub.
     """
     check(request)
-    from ganctl.load import open_bundle, weight_file
+    from ganctl.load import best_net, model_names, open_bundle, weight_file
 
     bundle, _ = open_bundle(request.run, reporter=reporter)
     card = _licensed(bundle, request)
@@ -75,7 +75,8 @@ def push(request: PushRequest, reporter: Reporter = SILENT) -> dict[str, Any]:
     )
     from huggingface_hub import constants
 
-    best = _public(bundle)
+    # Networks of no family of ours, such as Inception, have one file.
+    best = best_net(bundle) if bundle.model in model_names() else next(iter(bundle.nets))
     pin = {
         "repo": request.repo,
         "revision": commit,
@@ -106,23 +107,17 @@ def _licensed(bundle: Bundle, request: PushRequest) -> dict[str, Any]:
     return {**bundle.card, "license": licence}
 
 
-def _public(bundle: Bundle) -> str:
-    """The network users get, told by names alone: an EMA where there is one, else the first."""
-    return next((n for n in bundle.nets if n.endswith("_ema")), next(iter(bundle.nets)))
-
-
 def _samples(bundle: Bundle, task: str) -> tuple[bytes | None, str]:
     """A sheet of seeds 0-31 as PNG bytes, for samplers, and the task as the network itself tells it."""
     import torch
 
     from ganctl.io.images import encode, grid, to_pixels
-    from ganctl.load import family, model_names, network, public_net
+    from ganctl.load import best_net, model_names, network
     from ganctl.protocols import Classifier, Sampler, Translator
 
     if bundle.model not in model_names():
         return None, task or "features"
-    public = public_net(family(bundle.model))
-    net = network(bundle, f"{public}_ema" if f"{public}_ema" in bundle.nets else public)
+    net = network(bundle, best_net(bundle))
     if isinstance(net, Sampler):
         columns, rows = SHEET
         with torch.inference_mode():

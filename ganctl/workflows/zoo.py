@@ -57,11 +57,22 @@ def list_models(request: ListRequest, reporter: Reporter = SILENT) -> list[dict[
     if request.task and request.task not in known:
         near = did_you_mean(request.task, known)
         raise UsageError(f"unknown --task {quoted(request.task)}", f"known: {', '.join(known)}", near)
-    rows = [row(e) for e in catalog.entries().values() if _matches(e, request)]
+    rows = [_row(e, reporter) for e in catalog.entries().values() if _matches(e, request)]
+    rows = [found for found in rows if found["cached"] or not request.cached]
     for found in rows:
-        if not request.cached or found["cached"]:
-            reporter.result(found)
-    return [r for r in rows if r["cached"] or not request.cached]
+        reporter.result(found)
+    if not rows:
+        reporter.note("no entry matches")
+    return rows
+
+
+def _row(entry: ZooEntry, reporter: Reporter) -> dict[str, Any]:
+    """One damaged bundle must not hide the rest of the zoo."""
+    try:
+        return row(entry)
+    except WeightsError as e:
+        reporter.warn(f"{entry.name} is damaged", e.message, f"ganctl zoo verify {entry.name}")
+        return row(entry, here=False)
 
 
 def _matches(entry: ZooEntry, request: ListRequest) -> bool:
@@ -74,9 +85,9 @@ def _matches(entry: ZooEntry, request: ListRequest) -> bool:
     )
 
 
-def row(entry: ZooEntry) -> dict[str, Any]:
-    """What `zoo list --json` tells of an entry; None where nobody knows."""
-    bundle = local_bundle(entry)
+def row(entry: ZooEntry, *, here: bool = True) -> dict[str, Any]:
+    """What `zoo list --json` tells of an entry; None where nobody knows. `here` false: as if it was never pulled."""
+    bundle = local_bundle(entry) if here else None
     card = {**(bundle.card if bundle else {}), **entry.card}
     cfg = {**(bundle.config if bundle else {}), **entry.config}
     return {
@@ -242,38 +253,48 @@ def verify(request: VerifyRequest, reporter: Reporter = SILENT) -> list[dict[str
 
 
 def _verify_one(name: str) -> dict[str, Any]:
-    from ganctl.io.files import sha256
-
     entry = catalog.entry(name)
     bundle = local_bundle(entry)
-    if bundle is None or not _files(bundle):
+    if bundle is None:
         raise WeightsError(f"{name} is not on this machine", "it was never pulled", f"ganctl zoo pull {name}")
-    file = _files(bundle)[0]
-    if entry.upstream and not entry.hub and not entry.builtin:
-        # The pin is of the authors' file, not of the bundle converted from it.
-        file = hub.upstream_file(entry.upstream)
-    found, pinned = (sha256(file) if file.is_file() else ""), _pinned(entry)
-    if pinned and not found.startswith(pinned):
-        raise WeightsError(
-            f"{name} is damaged", f"its sha256 is {found or 'gone'}, the zoo says {pinned}", f"ganctl zoo pull {name}"
-        )
-    checks = fingerprint(bundle)
-    for key, value in {**bundle.card, **entry.card}.get("checks", {}).items():
-        if key not in checks or abs(checks[key] - value) > CHECK_TOLERANCE:
+    file, found = _hashed(entry, bundle)
+    checks, card = fingerprint(bundle), {**bundle.card, **entry.card}
+    for key, value in card.get("checks", {}).items():
+        if key not in checks or not abs(checks[key] - value) <= CHECK_TOLERANCE:
             raise WeightsError(
                 f"{name} does not draw what it should",
-                f"{key} is {checks.get(key)}, the card says {value}",
-                "report this",
+                f"{key} of its seed-0 picture is {checks.get(key)}, the card says {value}",
+                "run it with another --device or PyTorch; if it stays, report it",
             )
     return {
         "name": name,
         "path": str(file),
         "sha256": found,
-        "pinned": bool(pinned),
+        "pinned": bool(_pinned(entry)),
         "revision": _revision(entry, bundle),
         "checks": checks,
+        "checked": sorted(card.get("checks", {})),
         "status": "ok",
     }
+
+
+def _hashed(entry: ZooEntry, bundle: Bundle) -> tuple[Path, str]:
+    """The pinned file and the sha256 of its bytes, read anew. Raises WeightsError when it is not the zoo's."""
+    from ganctl.io.files import sha256
+
+    pinned, files = _pinned(entry), _files(bundle)
+    if entry.upstream and not entry.hub and not entry.builtin:
+        # The pin is of the authors' file, not of the bundle converted from it.
+        files = [f for f in [hub.upstream_file(entry.upstream)] if f.is_file()]
+    digests = {file: sha256(file) for file in files}
+    for file, digest in digests.items():
+        if digest.startswith(pinned):
+            return file, digest
+    raise WeightsError(
+        f"{entry.name} is damaged",
+        f"its sha256 is {', '.join(digests.values())}, the zoo says {pinned}" if digests else "its file is gone",
+        "reinstall ganctl" if entry.builtin else f"ganctl zoo rm {entry.name} --yes && ganctl zoo pull {entry.name}",
+    )
 
 
 def fingerprint(bundle: Bundle) -> dict[str, float]:
@@ -283,15 +304,14 @@ def fingerprint(bundle: Bundle) -> dict[str, float]:
     """
     import torch
 
-    from ganctl.load import family, model_names, network, public_net
+    from ganctl.load import best_net, model_names, network
     from ganctl.protocols import Classifier, Sampler, Translator
 
     for name in bundle.nets:
         bundle.state(name)
     if bundle.model not in model_names():
         return {}
-    public = public_net(family(bundle.model))
-    net = network(bundle, f"{public}_ema" if f"{public}_ema" in bundle.nets else public)
+    net = network(bundle, best_net(bundle))
     with torch.inference_mode():
         if isinstance(net, Sampler):
             out = net.sample(net.prior([0]))
@@ -334,8 +354,9 @@ def remove(request: RemoveRequest, reporter: Reporter = SILENT) -> list[dict[str
             freed += hub.remove_pointer(hub.hub_pointer(entry.hub))
         if entry.upstream:
             for folder in (hub.upstream_bundle(entry), hub.upstream_file(entry.upstream).parent):
-                freed += sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-                shutil.rmtree(folder, ignore_errors=True)
+                if folder.is_dir():
+                    freed += sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+                    shutil.rmtree(folder)
         result = {"name": entry.name, "bytes": freed, "status": "removed" if freed else "absent"}
         reporter.result(result)
         results.append(result)
