@@ -15,6 +15,9 @@ from ganctl.io.limits import MAX_PICKLE_STEPS
 
 MAX_LINE = 4096
 MAX_INT_BYTES = 1024
+MAX_KEY_PARTS = 16
+MAX_KEY_INT = 1 << 60
+"""Beyond it Python's hashes of whole numbers repeat, and a dict of such keys would take for ever."""
 SCALARS = (str, bytes, int, float, type(None))
 
 
@@ -51,11 +54,23 @@ class Budget:
     """What one file may cost, shared by all pickles inside it."""
 
     steps: int = MAX_PICKLE_STEPS
+    copies: int = 1 << 16
+    """Bytes of text that builders may still copy: a shared text can be handed to them again and again."""
 
-    def step(self) -> None:
-        self.steps -= 1
+    def step(self, n: int = 1) -> None:
+        self.steps -= n
         if self.steps < 0:
             raise Refused(f"it has more than {MAX_PICKLE_STEPS} pickle steps")
+
+    def weigh(self, values: Any) -> None:
+        """Counts what a builder may walk over or copy: containers by their length, text and bytes by theirs."""
+        for v in values:
+            if isinstance(v, str | bytes):
+                self.copies -= len(v)
+            elif isinstance(v, list | tuple | dict | set):
+                self.step(4 * len(v))  # a builder does more for each than a step does
+        if self.copies < 0:
+            raise Refused("it copies the same text many times")
 
 
 class Machine:
@@ -71,6 +86,7 @@ class Machine:
         budget: Budget,
     ) -> None:
         self.data, self.at, self.known, self.persistent, self.budget = data, at, known, persistent, budget
+        budget.copies += 4 * (len(data) - at)
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -128,6 +144,7 @@ class Machine:
         builder = self.known[what.module, what.name]
         if builder is None:
             raise Refused(f"it calls {what}, which stands for a type only")
+        self.budget.weigh(args)
         self.push(builder(*args))
 
     def name(self, module: Any, name: Any) -> None:
@@ -144,9 +161,11 @@ class Machine:
         state = self.pop()
         target = self.stack[-1]
         if isinstance(target, Pending):
+            self.budget.weigh(state if type(state) is tuple else ())
             target.build(state)
         elif isinstance(target, Record) and type(state) is dict:
             if target.open:
+                self.budget.weigh([state])
                 set_items(target, [x for pair in state.items() for x in pair])
         else:
             raise Refused("it gives a state to something that has none")
@@ -180,19 +199,25 @@ def set_items(target: dict, pairs: list[Any]) -> None:
     if len(pairs) % 2:
         raise ValueError("a key without a value")
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        # Flat keys only: hashing a deeply nested tuple would exhaust the C stack.
-        if type(key) is tuple:
-            scalars(key)
-        elif not isinstance(key, SCALARS):
-            raise Refused(f"it has a {type(key).__name__} as a key")
+        check_key(key)
         if key in target:
-            raise Refused(f"it has the key '{printable(str(key)[:80])}' twice")
+            raise Refused(f"it has the key '{printable(key[:80]) if isinstance(key, str) else '?'}' twice")
         target[key] = value
+
+
+def check_key(key: Any) -> None:
+    """Refuses what would be slow or dangerous to hash: a key is a scalar, or a short flat tuple of scalars."""
+    if type(key) is tuple and len(key) <= MAX_KEY_PARTS:
+        scalars(key)  # a deeply nested tuple would exhaust the C stack
+    elif not isinstance(key, SCALARS):
+        raise Refused(f"it has a {type(key).__name__} as a key")
+    if any(isinstance(part, int) and abs(part) >= MAX_KEY_INT for part in (key if type(key) is tuple else (key,))):
+        raise Refused("it has a number of 2^60 or more as a key")
 
 
 def scalars(values: Any) -> Any:
     """The same values, all of them text, bytes, numbers or None."""
-    if not all(isinstance(v, SCALARS) for v in values):
+    if not all(isinstance(v, SCALARS) and not (isinstance(v, int) and abs(v) >= MAX_KEY_INT) for v in values):
         raise Refused("it has a compound value where only plain ones can be")
     return values
 

@@ -109,7 +109,12 @@ class NumpyArray(Pending):
 
 
 def are_counts(values: Any) -> bool:
-    return isinstance(values, tuple | list) and len(values) <= 64 and all(type(v) is int and v >= 0 for v in values)
+    """Whether it is a list of at most 64 whole numbers from 0 that fit in 63 bits."""
+    return (
+        isinstance(values, tuple | list)
+        and len(values) <= 64
+        and all(type(v) is int and 0 <= v < 1 << 63 for v in values)
+    )
 
 
 def storage_of(pid: Any, length: int) -> tuple[Storage, str]:
@@ -117,9 +122,14 @@ def storage_of(pid: Any, length: int) -> tuple[Storage, str]:
     if type(pid) is not tuple or len(pid) != length or pid[0] != "storage" or not isinstance(pid[1], Global):
         raise Refused("it refers to something that is no storage")
     kind = pid[1].name.removesuffix("Storage")
-    if not pid[1].name.endswith("Storage") or type(pid[2]) is not str or not are_counts([pid[4]]):
+    if not pid[1].name.endswith("Storage") or not is_name(pid[2]) or not are_counts([pid[4]]):
         raise Refused("it refers to a storage of no known type")
     return Storage(None if kind == "Untyped" else kind, pid[4]), pid[2]
+
+
+def is_name(text: Any) -> bool:
+    """Whether it is text of a length that fits into a message."""
+    return type(text) is str and len(text) <= 256
 
 
 def legacy_storage(pid: Any, storages: dict[str, Storage]) -> Storage:
@@ -229,7 +239,7 @@ def _encode(text: Any, codec: Any) -> bytes:
 
 
 def _device(*parts: Any) -> str:
-    return ":".join(printable(p) for p in parts if isinstance(p, str | int))
+    return ":".join(printable(p) for p in parts if is_name(p) or (type(p) is int and abs(p) < 1 << 16))
 
 
 def _size(values: Any = ()) -> tuple:
@@ -243,9 +253,9 @@ def _persisted(meta: Any) -> PersistedModule:
     if not isinstance(meta, dict) or meta.get("type") != "class":
         raise Refused("it has an NVIDIA object that is no class")
     if meta.get("version") != 6:
-        raise Refused(f"it has an NVIDIA object of version {printable(str(meta.get('version'))[:20])}; 6 is known")
+        raise Refused("it has an NVIDIA object of another version than 6")
     name, state = meta.get("class_name"), meta.get("state")
-    if not isinstance(name, str) or not isinstance(state, dict):
+    if not is_name(name) or not isinstance(name, str) or not isinstance(state, dict):
         raise Refused("it has an NVIDIA object without a name or state")
     return PersistedModule(name, state)
 

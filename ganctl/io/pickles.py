@@ -24,6 +24,7 @@ from ganctl.io.pickle_records import (
     PersistedModule,
     Storage,
     TensorRecord,
+    is_name,
     legacy_storage,
     storage_of,
 )
@@ -41,6 +42,8 @@ class _Reader:
 
     nested_left: int
     """Bytes that files inside the file may still add up to."""
+    stored_left: int
+    """Bytes that the records of a zip may still unpack to."""
     tensors_left: int
     """Bytes that all tensors may still take."""
     budget: Budget = field(default_factory=Budget)
@@ -80,7 +83,7 @@ class _Reader:
             raise Refused("its header is not that of a torch file")
         if system.get("little_endian") is not True:
             raise Refused("it was written on a big-endian machine")
-        if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+        if not isinstance(keys, list) or not all(map(is_name, keys)) or sorted(keys) != sorted(storages):
             raise Refused("its list of storages does not match the tensors")
         for key in keys:
             storage = storages[key]
@@ -126,6 +129,9 @@ class _Reader:
                 width = WIDTHS[storage.kind][1] if storage.kind else 1
                 if member is None or member.size != storage.numel * width:
                     raise Refused(f"storage '{printable(key)}' is missing or has another size than it claims")
+                self.stored_left -= member.size
+                if self.stored_left < 0:
+                    raise Refused("its records unpack to many times more bytes than the file has")
                 known.data = read_member(member, limit=MAX_WEIGHT_BYTES)
             return known
 
@@ -256,8 +262,9 @@ def read_torch(path: Path) -> Any:
 
 
 def _reader(size: int) -> _Reader:
-    # A strided view may repeat values; eight times the file is far beyond any checkpoint.
-    return _Reader(nested_left=size, tensors_left=8 * size + (64 << 20))
+    # A strided view may repeat values and a zip may be packed; eight times the file is far beyond any checkpoint.
+    room = 8 * size + (64 << 20)
+    return _Reader(nested_left=size, stored_left=room, tensors_left=room)
 
 
 def _is_legacy(data: bytes) -> bool:
