@@ -29,6 +29,8 @@ class Bundle:
     nets: dict[str, str]
     card: dict[str, Any] = field(default_factory=dict)
     """Licence, paper, training data, metrics, defaults: the keys of a zoo entry's card."""
+    request: dict[str, Any] = field(default_factory=dict)
+    """What `ganctl convert` was asked for, when it wrote the bundle."""
 
     def state(self, net: str) -> "dict[str, Tensor]":
         """The tensors of one network. Raises WeightsError if absent or damaged."""
@@ -58,7 +60,8 @@ def read_bundle(path: Path) -> Bundle:
     if version != FORMAT_VERSION:
         hint = "upgrade ganctl" if isinstance(version, int) and version > FORMAT_VERSION else ""
         raise WeightsError(where, f"format_version is {quoted(version)}, this ganctl reads {FORMAT_VERSION}", hint)
-    kinds = {"model": str, "config": dict, "nets": dict, "card": dict}
+    data.setdefault("request", {})
+    kinds = {"model": str, "config": dict, "nets": dict, "card": dict, "request": dict}
     wrong = [k for k, kind in kinds.items() if not isinstance(data.get(k), kind)]
     if wrong:
         raise WeightsError(where, f"model.json lacks a proper {', '.join(map(quoted, wrong))}")
@@ -66,7 +69,7 @@ def read_bundle(path: Path) -> Bundle:
         # A file name from a file is never joined to a path before this check.
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
             raise WeightsError(where, f"network {quoted(name)} names the file {quoted(file)}: not a plain .safetensors")
-    return Bundle(path, data["model"], data["config"], data["nets"], data["card"])
+    return Bundle(path, **{k: data[k] for k in kinds})
 
 
 def write_bundle(
@@ -90,6 +93,7 @@ def fill_bundle(
     config: Mapping[str, Any],
     states: "Mapping[str, Mapping[str, Tensor]]",
     card: Mapping[str, Any],
+    request: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a bundle's files into an existing folder (a snapshot adds its training state to the same folder)."""
     for name, state in states.items():
@@ -102,5 +106,7 @@ def fill_bundle(
         "nets": {name: f"{name}.safetensors" for name in states},
         "card": dict(card),
     }
+    if request:
+        data["request"] = dict(request)
     with atomic_write(folder / "model.json") as f:
         f.write(json.dumps(data, indent=2, ensure_ascii=False).encode() + b"\n")

@@ -47,9 +47,14 @@ def status_of(path: Path, request: Mapping[str, Any], overwrite: bool = False) -
         raise UsageError(f"cannot write {quoted(path)}", "it is a folder", "choose another name with -o")
     if overwrite or not os.path.lexists(path):
         return "write"
-    found = request_in(path)
+    settle(path, request_in(path), request)
+    return "exists"
+
+
+def settle(path: Path, found: Mapping[str, Any] | None, request: Mapping[str, Any]) -> None:
+    """Accepts what is at `path` when `found`, the request it carries, is the one at hand; raises UsageError if not."""
     if found is not None and _compared(found) == _compared(request):
-        return "exists"
+        return
     if found is None:
         why = "it is there already and carries no ganctl request"
     else:
