@@ -7,6 +7,9 @@ import typer
 
 from ganctl.cli.parameters import unescaped
 
+FILES = "<files>"
+"""Asks the shell for its own file names."""
+
 SCRIPTS = {
     "bash": """\
 _ganctl_complete() {
@@ -53,8 +56,10 @@ complete -c ganctl -f -a '(__ganctl_complete)'
 """,
 }
 
-# Arguments that name a model, and the verb's task in the zoo.
-TASKS = {"sample": "sample", "interpolate": "sample", "invert": "sample", "translate": "translate"}
+MODEL_ARGUMENTS = ("model", "name", "names", "real", "fake", "run")
+"""Parameters that name a model; beside the zoo's names they take files."""
+TASKS = {"sample": "sample", "interpolate": "sample", "invert": "sample", "translate": "translate", "fid": "sample"}
+"""A verb's task in the zoo; other commands take every name."""
 
 
 def completion(shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(help="Which shell.")]) -> None:
@@ -67,57 +72,77 @@ def completion(shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(h
 
 
 def answer(shell: str, words: list[str]) -> int:
-    """Prints what may stand at the last of `words`: a value and its help, tab-separated, one per line.
-
-    `<files>` asks the shell for its own file names.
-    """
+    """Prints what may stand at the last of `words`: a value and its help, tab-separated, one per line."""
     from ganctl.cli.app import build
 
-    command: Any = build(words[0] if len(words) > 1 else "")
-    path = []
-    *before, current = words or [""]
-    skip = False
-    arguments = 0
+    split = shell == "bash" and "=" in words[-2:]
+    *before, current = _glued(words) if split else words or [""]
+    command: Any = build(before[0] if before else "")
+    path: list[str] = []
+    waiting, arguments, plain = None, 0, False
     for word in before:
-        if skip:
-            skip = False
-        elif word.startswith("-"):
+        if waiting is not None:
+            waiting = None
+        elif word == "--":
+            plain = True
+        elif word.startswith("-") and not plain:
             option = _option(command, word)
-            skip = option is not None and not getattr(option, "is_flag", False) and "=" not in word
-        elif hasattr(command, "commands") and word in command.commands:
+            waiting = option if "=" not in word and not getattr(option, "is_flag", True) else None
+        elif word in getattr(command, "commands", {}):
             command = command.commands[word]
             path.append(word)
         else:
             arguments += 1
-    for value, help_text in _choices(command, path, before, current, skip, arguments):
+    if waiting is not None:
+        found = _values(waiting, current)
+    elif current.startswith("-") and not plain:
+        found = _options(command, current)
+    else:
+        found = _arguments(command, path, current, arguments)
+    for value, help_text in found:
+        # Where bash splits at =, only what follows it is replaced.
+        value = value.partition("=")[2] if split else value
         sys.stdout.write(f"{value}\t{help_text}".rstrip("\t") + "\n")
     return 0
 
 
-def _choices(
-    command: Any, path: list[str], before: list[str], current: str, is_value: bool, arguments: int
-) -> list[tuple[str, str]]:
-    if is_value:
-        return _values(_option(command, before[-1]), current)
-    if current.startswith("--") and "=" in current:
+def _glued(words: list[str]) -> list[str]:
+    """bash counts = as a word of its own: --format = p is --format=p again."""
+    glued: list[str] = []
+    for i, word in enumerate(words):
+        if glued and (word == "=" or words[i - 1] == "="):
+            glued[-1] += word
+        else:
+            glued.append(word)
+    return glued
+
+
+Found = list[tuple[str, str]]
+"""What may stand there, and its help."""
+
+
+def _options(command: Any, current: str) -> Found:
+    if "=" in current:
         name, _, typed = current.partition("=")
-        return [(f"{name}={v}", h) for v, h in _values(_option(command, name), typed) if v != "<files>"]
-    if current.startswith("-"):
-        options = [p for p in command.params if p.param_type_name == "option"]
-        found = [(o, _line(p.help)) for p in options for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
-        return [(o, h) for o, h in found if o.startswith(current)]
+        return [(f"{name}={v}", h) for v, h in _values(_option(command, name), typed) if v != FILES]
+    options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
+    found = [(o, _line(p.help)) for p in options for o in (*p.opts, *p.secondary_opts) if o.startswith("--")]
+    return [(o, h) for o, h in found if o.startswith(current)]
+
+
+def _arguments(command: Any, path: list[str], current: str, count: int) -> Found:
     if hasattr(command, "commands"):
         known = [(n, _line(c.help)) for n, c in command.commands.items() if not c.hidden]
-        return [(n, h) for n, h in known if n.startswith(current)]
+        return [(n, h) for n, h in known if n.startswith(current) and not count]
     positional = [p for p in command.params if p.param_type_name == "argument"]
-    if not positional:
+    if count >= len(positional) and not (positional and positional[-1].nargs == -1):
         return []
-    place = positional[min(arguments, len(positional) - 1)]
+    place = positional[min(count, len(positional) - 1)]
     found = _values(place, current)
-    if place.name in ("model", "name", "names"):
-        found = [(n, "") for n in _models(path) if n.startswith(current)] + found
-    elif path == ["train"] and place.name == "recipe":
-        found = [(n, "") for n in _recipes() if n.startswith(current)] + found
+    if place.name in MODEL_ARGUMENTS:
+        return [(n, "") for n in _models(path) if n.startswith(current)] + found
+    if path == ["train"] and place.name == "recipe":
+        return [(n, "") for n in _recipes() if n.startswith(current)] + found
     return found
 
 
@@ -126,11 +151,11 @@ def _option(command: Any, word: str) -> Any:
     return next((p for p in command.params if name in (*p.opts, *p.secondary_opts)), None)
 
 
-def _values(param: Any, current: str) -> list[tuple[str, str]]:
+def _values(param: Any, current: str) -> Found:
     choices = _choices_of(param)
     if choices:
         return [(c, "") for c in choices if c.startswith(current)]
-    return [("<files>", "")]
+    return [(FILES, "")]
 
 
 def _choices_of(param: Any) -> list[str]:

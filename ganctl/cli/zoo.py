@@ -1,7 +1,7 @@
 """`ganctl zoo`: the pretrained networks."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -10,29 +10,19 @@ from ganctl.cli import show
 app = typer.Typer(help="Pretrained networks: list, pull, check, remove, publish.")
 
 
-def complete_name(incomplete: str) -> list[str]:
-    """Zoo names for the shell; a faulty zoo completes to nothing."""
-    from ganctl import catalog
-    from ganctl.errors import GanctlError
-
-    try:
-        return [name for name in catalog.names() if name.startswith(incomplete)]
-    except GanctlError:
-        return []
-
-
 COLUMNS = ("name", "task", "px", "classes", "licence", "size", "here")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A zoo name.", autocompletion=complete_name)]
-Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", autocompletion=complete_name)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A zoo name.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Zoo names.")]
 
 
 @app.command("list")
 def list_models(
     pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Part of a name, or a shell pattern.")] = "",
     task: Annotated[
-        str, typer.Option(help="Only sample, translate, invert, classify or features.", metavar="TASK")
-    ] = "",
+        Literal["sample", "translate", "invert", "classify", "features"] | None,
+        typer.Option(help="Only models for this task; every sampler can be inverted."),
+    ] = None,
     license: Annotated[str, typer.Option(help="Only this licence, such as Apache-2.0.")] = "",
     cached: Annotated[bool, typer.Option("--cached", help="Only what is on this machine.")] = False,
 ) -> None:
@@ -40,7 +30,7 @@ def list_models(
     from ganctl.workflows.zoo import ListRequest
     from ganctl.workflows.zoo import list_models as run
 
-    request = ListRequest(pattern=pattern, task=task, license=license, cached=cached)
+    request = ListRequest(pattern=pattern, task=task or "", license=license, cached=cached)
     reading = show.for_reading()
     rows = show.execute(
         run, request, line=None if reading else lambda r: "\t".join(_cells(r)), bare=lambda r: r["name"]
@@ -93,7 +83,7 @@ def verify(names: Names = None) -> None:
 
 @app.command()
 def rm(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", autocompletion=complete_name)],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Zoo names.")],
     yes: Annotated[bool, typer.Option("--yes", help="Really remove; nothing is ever asked.")] = False,
 ) -> None:
     """Remove downloads from this machine."""
