@@ -176,17 +176,17 @@ def request_of_zip(path: Path) -> dict | None:
 @contextlib.contextmanager
 def tar_writer(stream: IO[bytes]) -> Iterator[Callable[[str, bytes], None]]:
     """`add(name, data)` for a tar on a stream that need not seek (stdout). The end mark comes only after success."""
-    archive = tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT)  # noqa: SIM115 (closed below)
 
     def add(name: str, data: bytes) -> None:
         if why := unsafe_name(name):
             raise BadArchive(f"cannot write {quoted(name)}", why)
         info = tarfile.TarInfo(name)
         info.size, info.mode = len(data), 0o644
-        archive.addfile(info, io.BytesIO(data))
+        # Not tarfile's own stream, which writes once more, and complains, when it is collected after a closed pipe.
+        stream.write(info.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
 
     yield add
-    archive.close()
+    stream.write(bytes(2 * tarfile.BLOCKSIZE))
     stream.flush()
 
 

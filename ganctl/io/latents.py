@@ -60,7 +60,11 @@ def _read(path: Path, model: str, revision: str, shape: tuple[int, ...]) -> "np.
         z = z[None]
     if z.shape[1:] != shape or z.dtype.kind not in "fiu" or len(z) == 0:
         raise UsageError(where, f"'z' has shape {z.shape}, {quoted(model)} takes {('n', *shape)}")
-    return z.astype(np.float32)
+    with np.errstate(over="ignore"):
+        z = z.astype(np.float32)
+    if not np.isfinite(z).all():
+        raise UsageError(where, "'z' holds numbers beyond float32")
+    return z
 
 
 def _text(arrays: "dict[str, np.ndarray]", name: str) -> str:

@@ -65,9 +65,14 @@ def settle(path: Path, found: Mapping[str, Any] | None, request: Mapping[str, An
     raise UsageError(f"refused to overwrite {quoted(path)}", why, "pass --overwrite, or choose another place with -o")
 
 
-def check_writable(path: Path) -> None:
-    """Refuses, before any work, a place that cannot be written: a file on the way, or no permission. Makes nothing."""
+def check_writable(path: Path, *, folder: bool = False) -> None:
+    """Refuses, before any work, a place that cannot be written: a file on the way, or no permission. Makes nothing.
+
+    `folder` says that the path is to be a folder of files.
+    """
     where = f"cannot write {quoted(path)}"
+    if folder and _exists(path) and not path.is_dir():
+        raise UsageError(where, "it is a file, and the outputs need a folder", "choose another place with -o")
     if "\0" in str(path):
         raise UsageError(where, "the name holds a null byte")
     parent = path if _exists(path) else path.parent

@@ -173,7 +173,7 @@ def check(request: InterpolateRequest) -> Target:
         raise UsageError(f"cannot write {name}", why, f"--fps {MAX_GIF_FPS:.0f}")
     check_name(request.model)
     if target.path is not None:
-        check_writable(target.path)
+        check_writable(target.path, folder=target.codec == "png")
     return target
 
 
@@ -212,8 +212,6 @@ def pick_target(request: InterpolateRequest) -> Target:
         why = f"its name means {by_suffix or 'a folder of png frames'}, --codec says {request.codec}"
         raise UsageError(f"cannot write {quoted(request.out)}", why, f"-o {path.stem}{wanted}")
     codec = by_suffix or "png"
-    if codec == "png" and path.exists() and not path.is_dir():
-        raise UsageError(f"cannot write {quoted(request.out)}", "it is a file; frames go into a folder")
     return Target(path, codec)
 
 

@@ -125,7 +125,7 @@ def plan(request: SampleRequest) -> Plan:
         raise UsageError("cannot use --save-latents with -o -", "latents need files beside the images", "use a folder")
     check_name(request.model)
     if path is not None:
-        check_writable(path)
+        check_writable(path, folder=kind == "folder")
     return found
 
 
