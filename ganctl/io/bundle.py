@@ -1,14 +1,15 @@
 """A Bundle: a folder `model.json` + `*.safetensors`. Snapshot, zoo download, built-in model and export are all this."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ganctl import __version__
-from ganctl.errors import WeightsError, quoted
-from ganctl.io.files import atomic_folder, atomic_write
+from ganctl.errors import UsageError, WeightsError, quoted
+from ganctl.io.files import atomic_folder, atomic_write, read_regular
 from ganctl.io.tensors import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 MAX_JSON_BYTES = 4 << 20
+HINT = "get the bundle again, or make it anew with: ganctl convert"
+NET_NAME = re.compile(r"[A-Za-z_]\w{0,63}")
+FILE_NAME = re.compile(r"\w[\w.+=@-]{0,200}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Bundle:
     def state(self, net: str) -> "dict[str, Tensor]":
         """The tensors of one network. Raises WeightsError if absent or damaged."""
         if net not in self.nets:
-            raise WeightsError(f"{quoted(self.path)} holds no network {quoted(net)}", f"it has {', '.join(self.nets)}")
+            where = f"{quoted(self.path)} holds no network {quoted(net)}"
+            raise WeightsError(where, f"it has {', '.join(self.nets)}", HINT)
         return read_tensors(self.path / self.nets[net])
 
 
@@ -46,30 +51,46 @@ def is_bundle(path: Path) -> bool:
 def read_bundle(path: Path) -> Bundle:
     """Reads and checks `model.json`; weights are read when asked for. Raises WeightsError."""
     where = f"cannot use bundle {quoted(path)}"
-    try:
-        if (path / "model.json").stat().st_size > MAX_JSON_BYTES:
-            raise WeightsError(where, "model.json is larger than 4 MiB")
-        data = json.loads((path / "model.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise WeightsError(where, "it has no model.json") from e
-    except (OSError, ValueError, RecursionError) as e:
-        raise WeightsError(where, "model.json is not readable JSON") from e
-    if not isinstance(data, dict):
-        raise WeightsError(where, "model.json is not a JSON object")
+    data = _model_json(path / "model.json", where)
     version = data.get("format_version")
-    if version != FORMAT_VERSION:
-        hint = "upgrade ganctl" if isinstance(version, int) and version > FORMAT_VERSION else ""
-        raise WeightsError(where, f"format_version is {quoted(version)}, this ganctl reads {FORMAT_VERSION}", hint)
+    if type(version) is not int or version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        given = quoted(version) if isinstance(version, int | float) else "no number"
+        hint = "upgrade ganctl" if newer else HINT
+        raise WeightsError(where, f"format_version is {given}, this ganctl reads {FORMAT_VERSION}", hint)
     data.setdefault("request", {})
     kinds = {"model": str, "config": dict, "nets": dict, "card": dict, "request": dict}
     wrong = [k for k, kind in kinds.items() if not isinstance(data.get(k), kind)]
     if wrong:
-        raise WeightsError(where, f"model.json lacks a proper {', '.join(map(quoted, wrong))}")
+        raise WeightsError(where, f"model.json lacks a proper {', '.join(map(quoted, wrong))}", HINT)
+    if not data["nets"]:
+        raise WeightsError(where, "model.json names no network", HINT)
     for name, file in data["nets"].items():
+        if not NET_NAME.fullmatch(name):
+            raise WeightsError(where, f"{quoted(name[:80])} is no name of a network", HINT)
         # A file name from a file is never joined to a path before this check.
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-            raise WeightsError(where, f"network {quoted(name)} names the file {quoted(file)}: not a plain .safetensors")
+        if not isinstance(file, str) or not FILE_NAME.fullmatch(file):
+            shown = quoted(file[:80]) if isinstance(file, str) else "no text"
+            raise WeightsError(where, f"network {quoted(name)} names the file {shown}: not a plain .safetensors", HINT)
     return Bundle(path, **{k: data[k] for k in kinds})
+
+
+def _model_json(path: Path, where: str) -> dict[str, Any]:
+    try:
+        # JSON has no NaN, though Python reads it.
+        data = json.loads(read_regular(path, limit=MAX_JSON_BYTES).decode(), parse_constant=_refuse)
+    except UsageError as e:
+        why = "it has no model.json" if not path.exists() else f"model.json: {e.why}"
+        raise WeightsError(where, why, HINT) from e
+    except (ValueError, RecursionError) as e:
+        raise WeightsError(where, "model.json is not readable JSON", HINT) from e
+    if not isinstance(data, dict):
+        raise WeightsError(where, "model.json is not a JSON object", HINT)
+    return data
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
 
 
 def write_bundle(

@@ -1,5 +1,6 @@
 """The door for safetensors: named, finite, dense tensors of a real dtype, or one clear error."""
 
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,23 +12,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+AGAIN = "get it again, or write it again as float32 safetensors"
+DTYPES = frozenset(("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"))
+
+
 def read_tensors(path: Path, *, check_finite: bool = True) -> "dict[str, Tensor]":
     """All tensors of a .safetensors file, on the CPU. Raises WeightsError for a damaged, empty or non-finite file."""
     from safetensors import SafetensorError, safe_open
 
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise WeightsError(f"cannot read weights {quoted(path)}", "it is not a regular file", AGAIN)
         with safe_open(path, framework="pt") as f:
             tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (safe_open is no mapping)
     except FileNotFoundError as e:
-        raise WeightsError(f"cannot read weights {quoted(path)}", "there is no such file") from e
+        raise WeightsError(f"cannot read weights {quoted(path)}", "there is no such file", AGAIN) from e
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, UnicodeDecodeError) as e:
         why = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
-        raise WeightsError(f"cannot read weights {quoted(path)}", f"not a whole safetensors file: {why}") from e
+        raise WeightsError(f"cannot read weights {quoted(path)}", f"not a whole safetensors file: {why}", AGAIN) from e
     if not tensors:
-        raise WeightsError(f"cannot use weights {quoted(path)}", "the file holds no tensors")
+        raise WeightsError(f"cannot use weights {quoted(path)}", "the file holds no tensors", AGAIN)
+    odd = [k for k, t in tensors.items() if str(t.dtype).removeprefix("torch.") not in DTYPES]
+    if odd:
+        kind = str(tensors[odd[0]].dtype).removeprefix("torch.")
+        raise WeightsError(
+            f"cannot use weights {quoted(path)}", f"{_some(odd)} hold {kind}, which no network here has", AGAIN
+        )
     bad = [k for k, t in tensors.items() if check_finite and t.is_floating_point() and not t.isfinite().all()]
     if bad:
-        raise WeightsError(f"cannot use weights {quoted(path)}", f"{_some(bad)} hold NaN or infinity")
+        hint = "the training that wrote it had diverged: use an earlier snapshot"
+        raise WeightsError(f"cannot use weights {quoted(path)}", f"{_some(bad)} hold NaN or infinity", hint)
     return tensors
 
 
