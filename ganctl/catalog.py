@@ -130,7 +130,7 @@ def _entries(path: Path, _stamp: int) -> dict[str, ZooEntry]:
     faults: list[str] = []
     doc = read_yaml(path, where=where, faults=faults)
     if doc.value is not None and not isinstance(doc.value, dict):
-        raise UsageError(f"cannot use {where}", "line 1: it is not a mapping of names to entries")
+        raise UsageError(f"cannot use {where}", "line 1: it is not a mapping of names to entries", "see docs/zoo.md")
     reader = _Reader(doc, faults)
     found = {name: reader.entry(name, value) for name, value in (doc.value or {}).items()}
     if faults:

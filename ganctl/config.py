@@ -11,6 +11,7 @@ from ganctl.errors import UsageError, did_you_mean, quoted
 
 T = TypeVar("T")
 
+YAML_HINT = "write plain `key: value` lines, each key once, without anchors and tags"
 MAX_YAML_BYTES = 4 << 20
 MAX_YAML_DEPTH = 32
 
@@ -87,9 +88,9 @@ def read_yaml(source: Path | str, *, where: str, faults: list[str] | None = None
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
-        raise UsageError(f"cannot use {where}", f"{line}{_problem(e)}") from e
+        raise UsageError(f"cannot use {where}", f"{line}{_problem(e)}", YAML_HINT) from e
     except (RecursionError, ValueError) as e:
-        raise UsageError(f"cannot use {where}", "it is not YAML") from e
+        raise UsageError(f"cannot use {where}", "it is not YAML", YAML_HINT) from e
     lines: dict[tuple[str | int, ...], int] = {}
     found: list[str] = [] if faults is None else faults
     construct = yaml.SafeLoader("").construct_object
@@ -102,7 +103,7 @@ def read_yaml(source: Path | str, *, where: str, faults: list[str] | None = None
 
     value = _plain_node(node, (), lines, found, scalar) if node else None
     if found and faults is None:
-        raise UsageError(f"cannot use {where}", "; ".join(found))
+        raise UsageError(f"cannot use {where}", "\n".join(found), YAML_HINT)
     return Located(value, lines)
 
 
@@ -116,18 +117,19 @@ def _yaml_text(path: Path, where: str) -> str:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(fd, "rb") as f:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise UsageError(f"cannot read {where}", "it is not a regular file")
+                raise UsageError(f"cannot read {where}", "it is not a regular file", "give the path of a YAML file")
             data = f.read(MAX_YAML_BYTES + 1)
     except IsADirectoryError as e:
-        raise UsageError(f"cannot read {where}", "it is a folder") from e
+        raise UsageError(f"cannot read {where}", "it is a folder", "give the path of a YAML file") from e
     except (OSError, ValueError) as e:
-        raise UsageError(f"cannot read {where}", getattr(e, "strerror", None) or str(e)) from e
+        why = "there is no such file" if isinstance(e, FileNotFoundError) else getattr(e, "strerror", None) or str(e)
+        raise UsageError(f"cannot read {where}", why, "check the path") from e
     if len(data) > MAX_YAML_BYTES:
-        raise UsageError(f"cannot use {where}", f"it is larger than {MAX_YAML_BYTES >> 20} MiB")
+        raise UsageError(f"cannot use {where}", f"it is larger than {MAX_YAML_BYTES >> 20} MiB", YAML_HINT)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as e:
-        raise UsageError(f"cannot use {where}", "it is not UTF-8 text") from e
+        raise UsageError(f"cannot use {where}", "it is not UTF-8 text", "save it as UTF-8") from e
 
 
 def _refuse_tokens(tokens: Any, where: str) -> None:
@@ -145,13 +147,17 @@ def _refuse_tokens(tokens: Any, where: str) -> None:
             depth += 1
             if depth > MAX_YAML_DEPTH:
                 line = token.start_mark.line + 1
-                raise UsageError(f"cannot use {where}", f"line {line}: nested deeper than {MAX_YAML_DEPTH} levels")
+                raise UsageError(
+                    f"cannot use {where}", f"line {line}: nested deeper than {MAX_YAML_DEPTH} levels", YAML_HINT
+                )
         elif token.id in ("<block end>", "}", "]"):
             depth -= 1
     if tagged:
         lines = ", ".join(map(str, dict.fromkeys(tagged)))
         label = "line" if len(set(tagged)) == 1 else "lines"
-        raise UsageError(f"cannot use {where}", f"{label} {lines}: anchors, aliases and tags are not allowed")
+        raise UsageError(
+            f"cannot use {where}", f"{label} {lines}: anchors, aliases and tags are not allowed", YAML_HINT
+        )
 
 
 def _plain_node(

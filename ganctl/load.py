@@ -68,11 +68,15 @@ def pick_device(device: str = "auto") -> "torch.device":
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
-        raise UsageError(f"cannot use --device {quoted(device)}", "it is none of auto, cpu, cuda, cuda:N, mps")
+        raise UsageError(
+            f"cannot use --device {quoted(device)}", "it is none of auto, cpu, cuda, cuda:N, mps", "see: ganctl doctor"
+        )
     if kind == "cuda" and not torch.cuda.is_available():
         raise DeviceError(f"cannot use --device {device}", "this PyTorch sees no CUDA device", "see: ganctl doctor")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"cannot use --device {device}", f"there are {torch.cuda.device_count()} CUDA devices")
+        raise DeviceError(
+            f"cannot use --device {device}", f"there are {torch.cuda.device_count()} CUDA devices", "see: ganctl doctor"
+        )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("cannot use --device mps", "this machine has no Metal device", "use --device cpu")
     return torch.device(device)
@@ -151,7 +155,9 @@ def weight_file(bundle: Bundle, net: str) -> Path:
     """The file of one network. Raises WeightsError when it is missing."""
     path = bundle.path / bundle.nets[net]
     if not path.is_file():
-        raise WeightsError(f"cannot use bundle {quoted(bundle.path)}", f"it lacks {quoted(bundle.nets[net])}")
+        raise WeightsError(
+            f"cannot use bundle {quoted(bundle.path)}", f"it lacks {quoted(bundle.nets[net])}", "copy the whole folder"
+        )
     return path
 
 
@@ -203,7 +209,9 @@ def _convert(entry: catalog.ZooEntry, file: Path, folder: Path) -> None:
     state: Any = read_torch(file)
     for key in filter(None, entry.upstream.net.split(".") if entry.upstream.format == "torch-checkpoint" else []):
         if not isinstance(state, dict) or key not in state:
-            raise WeightsError(f"cannot use weights {quoted(file.name)}", f"it holds no {quoted(entry.upstream.net)}")
+            raise WeightsError(
+                f"cannot use weights {quoted(file.name)}", f"it holds no {quoted(entry.upstream.net)}", "report this"
+            )
         state = state[key]
     if entry.task == "features":
         config, states = entry.config, {"features": state}
@@ -235,12 +243,14 @@ def _open_path(path: Path, reporter: Reporter) -> Bundle:
         except WeightsError as e:
             fault = fault or e
             reporter.warn(f"skipping the damaged snapshot {quoted(snapshot)}", e.message, "the one before is used")
-    raise fault or WeightsError(f"cannot use run {quoted(path)}", "it has no snapshot")
+    raise fault or WeightsError(f"cannot use run {quoted(path)}", "it has no snapshot", "train on: ganctl train")
 
 
 def _only(bundle: Bundle, file: str) -> Bundle:
     """The bundle reduced to the network in one of its files."""
     nets = {net: name for net, name in bundle.nets.items() if name == file}
     if not nets:
-        raise UsageError(f"cannot use {quoted(file)} as a model", "the model.json beside it names no such network")
+        raise UsageError(
+            f"cannot use {quoted(file)} as a model", "the model.json beside it names no such network", "give the folder"
+        )
     return replace(bundle, nets=nets)

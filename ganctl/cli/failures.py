@@ -1,6 +1,8 @@
 """Anything a command can raise, as one of our errors: the last door before the user."""
 
 import difflib
+import re
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ def as_error(e: BaseException) -> GanctlError:
 
 def _usage(e: Any, kinds: set[str]) -> UsageError:
     ctx: Any = getattr(e, "ctx", None)
-    path = ctx.command_path if ctx else "ganctl"
+    path = ctx.command_path if ctx else _command_path(sys.argv[1:])
     see = f"see: {path} --help"
     if "NoSuchOption" in kinds:
         known = (
@@ -47,6 +49,10 @@ def _usage(e: Any, kinds: set[str]) -> UsageError:
         hint = f"did you mean {near[0]}? {see}" if near else see
         return UsageError(f"unknown option {quoted(e.option_name)}", f"'{path}' has no such option", hint)
     message = e.format_message().strip()
+    if "BadOptionUsage" in kinds and "requires an argument" in message:
+        return UsageError(f"cannot use {quoted(e.option_name)}", "it needs a value after it", see)
+    if extra := re.fullmatch(r"Got unexpected extra argument\S* \((.*)\)\.?", message, re.DOTALL):
+        return UsageError(f"unexpected argument {quoted(extra[1])}", f"'{path}' takes no more", see)
     param: Any = getattr(e, "param", None)
     if param is not None and {"MissingParameter", "BadParameter"} & kinds:
         name = label(param)
@@ -58,12 +64,19 @@ def _usage(e: Any, kinds: set[str]) -> UsageError:
     return UsageError("cannot read the command line", _lower(message), see)
 
 
+def _command_path(argv: list[str]) -> str:
+    """`ganctl VERB` when the command line begins so."""
+    from ganctl.cli.app import COMMANDS
+
+    return " ".join(["ganctl", *(word for word in argv[:1] if any(word in names for names in COMMANDS.values()))])
+
+
 def _os_error(e: OSError) -> GanctlError:
     from ganctl.io.files import write_error
 
     if e.filename is not None:
         if isinstance(e, FileNotFoundError):
-            return UsageError(f"cannot read {quoted(e.filename)}", "there is no such file or folder")
+            return UsageError(f"cannot read {quoted(e.filename)}", "there is no such file or folder", "check the path")
         return write_error(Path(str(e.filename)), e)
     return GanctlError("input or output failed", e.strerror or _sentence(e), "check free space and the output")
 

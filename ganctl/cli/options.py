@@ -54,11 +54,11 @@ def _use_config(ctx: typer.Context, value: str | None) -> str | None:
     path = value or _flags.get("config")
     if path is None or ctx.resilient_parsing or hasattr(ctx.command, "commands"):
         return value
-    ctx.default_map = _default_map(ctx.command, path)
+    ctx.default_map = _default_map(ctx.command, path, f"see: {ctx.command_path} --help")
     return value
 
 
-def _default_map(command: Any, path: str) -> dict[str, Any]:
+def _default_map(command: Any, path: str, see: str) -> dict[str, Any]:
     from ganctl.config import read_yaml
 
     where = f"--config {quoted(path)}"
@@ -66,7 +66,7 @@ def _default_map(command: Any, path: str) -> dict[str, Any]:
     if values is None:
         values = {}
     if not isinstance(values, Mapping):
-        raise UsageError(f"cannot use {where}", "it is not a list of `option: value` lines", _help_of(command))
+        raise UsageError(f"cannot use {where}", "it is not a list of `option: value` lines", see)
     names = {
         opt.lstrip("-").replace("-", "_"): p.name
         for p in command.params
@@ -81,11 +81,12 @@ def _default_map(command: Any, path: str) -> dict[str, Any]:
             near = did_you_mean(str(key), [n.replace("_", "-") for n in names])
             faults.append(f"{quoted(key)} is no option of this command" + (f" ({near})" if near else ""))
         elif name.startswith("common_"):
-            _config_file[name.removeprefix("common_")] = _checked_common(name.removeprefix("common_"), value, where)
+            name = name.removeprefix("common_")
+            _config_file[name] = _checked_common(name, value, where, see)
         elif value is not None:
             defaults[name] = _option_value(value, next(p for p in command.params if p.name == name))
     if faults:
-        raise UsageError(f"cannot use {where}", "; ".join(faults[:5]), _help_of(command))
+        raise UsageError(f"cannot use {where}", "; ".join(faults[:5]), see)
     return defaults
 
 
@@ -98,15 +99,15 @@ def _option_value(value: Any, param: Any) -> Any:
     return value if isinstance(value, bool) else str(value)
 
 
-def _checked_common(name: str, value: Any, where: str) -> Any:
+def _checked_common(name: str, value: Any, where: str, see: str) -> Any:
     wanted = type(getattr(Common(), name))
     if name == "progress" and isinstance(value, bool):
         return value
     if not isinstance(value, wanted):
-        raise UsageError(f"cannot use {where}", f"{name} must be {'true or false' if wanted is bool else 'text'}")
+        raise UsageError(f"cannot use {where}", f"{name} must be {'true or false' if wanted is bool else 'text'}", see)
     choices = {"dtype": ("auto", "fp32", "fp16", "bf16"), "color": ("auto", "always", "never")}.get(name)
     if choices and value not in choices:
-        raise UsageError(f"cannot use {where}", f"{name} is {quoted(value)}, not one of {', '.join(choices)}")
+        raise UsageError(f"cannot use {where}", f"{name} is {quoted(value)}, not one of {', '.join(choices)}", see)
     return value
 
 
@@ -116,10 +117,6 @@ def _show_help(ctx: typer.Context, value: bool | None) -> None:
         if text := ctx.get_help():
             typer.echo(text)
         raise typer.Exit
-
-
-def _help_of(command: Any) -> str:
-    return f"see: ganctl {command.name} --help"
 
 
 def _common_options(

@@ -257,5 +257,9 @@ def auto_number(option: str, text: str) -> int | None:
     if text == "auto":
         return None
     if not (text.isascii() and text.isdigit() and int(text[:9]) >= 1 and len(text) <= 9):
-        raise UsageError(f"cannot use {option} {quoted(text)}", "it is neither auto nor a whole number of 1 or more")
+        raise UsageError(
+            f"cannot use {option} {quoted(text)}",
+            "it is neither auto nor a whole number of 1 or more",
+            f"for example {option} 16",
+        )
     return int(text)

@@ -178,7 +178,9 @@ def _cached_file(repo: str, revision: str) -> Path | None:
     commit = revision
     if not COMMIT.fullmatch(revision):
         if ".." in revision or revision.startswith("/"):
-            raise UsageError(f"cannot use revision {quoted(revision)}", "it is no branch, tag or commit")
+            raise UsageError(
+                f"cannot use revision {quoted(revision)}", "it is no branch, tag or commit", "leave it out"
+            )
         try:
             commit = (base / "refs" / revision).read_text(encoding="utf-8").strip()
         except (OSError, ValueError):
@@ -231,7 +233,9 @@ def upload(
     from huggingface_hub import get_token
 
     if offline():
-        raise WeightsError(f"cannot push to {quoted(repo)}", "--offline or HF_HUB_OFFLINE forbids requests")
+        raise WeightsError(
+            f"cannot push to {quoted(repo)}", "--offline or HF_HUB_OFFLINE forbids requests", "run it without"
+        )
     if not get_token():
         raise WeightsError(
             f"cannot push to {quoted(repo)}",

@@ -227,7 +227,7 @@ def _sentence(e: Exception, repo: str) -> GanctlError:
     if isinstance(e, errors.HfHubHTTPError):
         return _http_sentence(where, e.response.status_code, page)
     if isinstance(e, errors.HFValidationError):
-        return UsageError(f"cannot use {quoted(repo)}", "it is no name of a Hub repository: org/name")
+        return UsageError(f"cannot use {quoted(repo)}", "it is no name of a Hub repository", "give it as org/name")
     if isinstance(e, errors.FileMetadataError):
         return WeightsError(where, "the server does not answer like a Hub", "check HF_ENDPOINT and the proxy variables")
     if isinstance(e, lib.TransportError):

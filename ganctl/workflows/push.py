@@ -44,7 +44,11 @@ def check(request: PushRequest) -> None:
             f"cannot push to {quoted(request.repo)}", "it is no name of a Hub repository", "give it as org/name"
         )
     if request.license and (len(request.license) > 100 or not request.license.isprintable()):
-        raise UsageError(f"cannot use --license {quoted(request.license[:100])}", "it is no licence's name")
+        raise UsageError(
+            f"cannot use --license {quoted(request.license[:100])}",
+            "it is no licence's name",
+            "for example --license apache-2.0",
+        )
 
 
 def push(request: PushRequest, reporter: Reporter = SILENT) -> dict[str, Any]:

@@ -322,7 +322,9 @@ def fingerprint(bundle: Bundle) -> dict[str, float]:
         else:
             return {}
     if not bool(out.isfinite().all()):
-        raise WeightsError(f"cannot use bundle {quoted(bundle.path)}", "its seed-0 picture holds NaN or infinity")
+        raise WeightsError(
+            f"cannot use bundle {quoted(bundle.path)}", "its seed-0 picture holds NaN or infinity", "report this"
+        )
     return {"mean": round(float(out.double().mean()), 6), "std": round(float(out.double().std()), 6)}
 
 
@@ -343,7 +345,9 @@ def remove(request: RemoveRequest, reporter: Reporter = SILENT) -> list[dict[str
     found = [catalog.entry(name) for name in dict.fromkeys(request.names)]
     fixed = [e.name for e in found if not (e.hub or e.upstream)]
     if fixed:
-        raise UsageError(f"cannot remove {', '.join(fixed)}", "built-in models are part of ganctl")
+        raise UsageError(
+            f"cannot remove {', '.join(fixed)}", "built-in models are part of ganctl", "see: ganctl zoo list --cached"
+        )
     if not request.yes:
         names = " ".join(e.name for e in found)
         raise UsageError(f"not removing {names}", "it needs --yes", f"ganctl zoo rm {names} --yes")
