@@ -6,7 +6,6 @@ and forked workers alike. Members with unsafe names, links, duplicates, password
 
 import contextlib
 import datetime
-import io
 import stat
 import struct
 import tarfile
