@@ -37,8 +37,10 @@ def _run(argv: list[str]) -> int:
 
         if not argv:
             argv = ["--help"]
-        # Outside standalone mode errors come back here, and `Exit` as a number.
-        code = build(argv[0]).main(args=argv, prog_name="ganctl", standalone_mode=False)
+        command = build(argv[0])
+        # What `command.main` would do too, without its own ideas of Ctrl-C and of closed pipes.
+        with command.make_context("ganctl", argv) as ctx:
+            code = command.invoke(ctx)
         return code if isinstance(code, int) else 0
     except BaseException as e:
         return _ended(e, argv)
@@ -91,6 +93,8 @@ def _ended(e: BaseException, argv: list[str]) -> int:
     """Says how the command ended; returns its exit code."""
     if isinstance(e, SystemExit):
         return e.code if isinstance(e.code, int) else int(e.code is not None)
+    if type(e).__name__ == "Exit":  # Typer's, after --help and --version
+        return getattr(e, "exit_code", 0)
     if isinstance(e, _Terminated):
         return TERMINATED
     if isinstance(e, BrokenPipeError):

@@ -1,7 +1,6 @@
 """The command line: every command in one list, and the group that names the near one after a typo."""
 
 import importlib
-import importlib.util
 from typing import Annotated, Any
 
 import typer
@@ -103,8 +102,7 @@ def build(first: str = "") -> Any:
     app.callback(epilog=EPILOG, add_help_option=False)(with_common(root, hidden=True))
     known = [(panel, name) for panel, names in COMMANDS.items() for name in names]
     for panel, name in [(p, n) for p, n in known if n == first] or known:
-        if importlib.util.find_spec(f"ganctl.cli.{name}"):
-            _add(app, panel, name, importlib.import_module(f"ganctl.cli.{name}"))
+        _add(app, panel, name, importlib.import_module(f"ganctl.cli.{name}"))
     command: Any = typer.main.get_command(app)
     # Typer puts groups last; the help has them where COMMANDS does.
     command.commands = {name: command.commands[name] for _, name in known if name in command.commands}

@@ -17,10 +17,11 @@ _BAD_ADVICE = ("weights_only", "allow_pickle", "add_safe_globals", "trust_remote
 def as_error(e: BaseException) -> GanctlError:
     """The sentence, cause and hint for any exception that reached the top."""
     if isinstance(e, GanctlError):
+        if isinstance(e, UsageError) and not e.hint:
+            e.hint = f"see: {_command_path(sys.argv[1:])} --help"
         return e
     kinds = {cls.__name__ for cls in type(e).__mro__}
-    # Typer turns Ctrl-C into its Abort.
-    if isinstance(e, KeyboardInterrupt) or "Abort" in kinds:
+    if isinstance(e, KeyboardInterrupt):
         hint = "run the same command again: what is finished is kept"
         return InterruptedRun("interrupted", "Ctrl-C was pressed", hint)
     # Typer brings its own copy of click, or uses the shared one: only the names are the same everywhere.
