@@ -1,7 +1,6 @@
 """Moving pictures: GIF through Pillow, mp4 and webm through PyAV where it is installed, y4m for a pipe."""
 
 import importlib
-import importlib.util
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,14 +25,16 @@ MAX_FRAME_PIXELS = 64 << 20
 MAX_COMMENT_BYTES = 64 << 10
 
 
-def need_av(what: str) -> None:
-    """Raises UsageError starting with `what`, with the command that installs PyAV, when it is missing."""
-    if importlib.util.find_spec("av") is None:
+def need_av(what: str) -> Any:
+    """PyAV. Raises UsageError starting with `what`, with the command that installs it, where it is missing."""
+    try:
+        return importlib.import_module("av")
+    except ImportError as e:
         raise UsageError(
             what,
             "video needs PyAV, which is not installed",
             "pip install 'ganctl[video]', or write a .gif or a folder of frames instead (-o frames/)",
-        )
+        ) from e
 
 
 def write_gif(
@@ -85,8 +86,7 @@ def write_video(
     Odd sides grow by one pixel, which 4:2:0 colour needs; alpha is laid over white. The request is kept in the
     container's comment. Raises UsageError without PyAV or its encoder, GanctlError when encoding fails.
     """
-    need_av(f"cannot write {quoted(path)}")
-    av: Any = importlib.import_module("av")
+    av = need_av(f"cannot write {quoted(path)}")
     container_format, encoder = FORMATS[codec]
     if encoder not in av.codecs_available:
         hint = "write a .gif or a folder of frames instead (-o frames/)"
@@ -144,9 +144,8 @@ class Video:
 
 def read_video(path: Path) -> Video:
     """Opens a video; frames are decoded as they are taken. Raises UsageError without PyAV or for a damaged file."""
-    need_av(f"cannot read {quoted(path)}")
-    av: Any = importlib.import_module("av")
     where = f"cannot read {quoted(path)}"
+    av = need_av(where)
     if not path.is_file():
         raise UsageError(where, "it is not a regular file" if path.exists() else "there is no such file")
     try:
@@ -182,16 +181,17 @@ def request_of_video(path: Path) -> dict[str, Any] | None:
         return None
     if path.suffix.lower() == ".gif":
         text = _gif_comment(path)
-    elif importlib.util.find_spec("av") is not None:
-        av: Any = importlib.import_module("av")
+    else:
+        try:
+            av: Any = importlib.import_module("av")
+        except ImportError:
+            return None
         try:
             with av.open(str(path)) as container:
                 tags = {key.lower(): value for key, value in container.metadata.items()}
         except (av.FFmpegError, OSError, ValueError):
             return None
         text = tags.get("comment", "")
-    else:
-        return None
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
