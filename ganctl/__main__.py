@@ -39,7 +39,7 @@ def _run(argv: list[str]) -> int:
             argv = ["--help"]
         command = build(argv[0])
         # What `command.main` would do too, without its own ideas of Ctrl-C and of closed pipes.
-        with command.make_context("ganctl", argv) as ctx:
+        with command.make_context("ganctl", list(argv)) as ctx:
             code = command.invoke(ctx)
         return code if isinstance(code, int) else 0
     except BaseException as e:

@@ -198,7 +198,8 @@ _PARAMETERS = [
 def with_common(command: Callable[..., Any], *, hidden: bool = False) -> Callable[..., Any]:
     """The command with the common options added to its signature; they are settled before its body runs.
 
-    `hidden` leaves them out of the help, where a group's commands should come first.
+    `hidden` is for groups: it leaves them out of the help, where commands should come first, and leaves settling them
+    to the command, whose own flags are not known yet.
     """
     own = inspect.signature(command)
     added = [_hidden(p) for p in _PARAMETERS] if hidden else _PARAMETERS
@@ -209,7 +210,8 @@ def with_common(command: Callable[..., Any], *, hidden: bool = False) -> Callabl
             value = given.pop(p.name, None)
             if value is not None:
                 _flags[p.name.removeprefix("common_")] = value
-        _settle()
+        if not hidden:
+            _settle()
         return command(**given)
 
     call.__signature__ = own.replace(parameters=[*_keyword_only(own), *added])  # type: ignore[attr-defined]
