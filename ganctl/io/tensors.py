@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 AGAIN = "get it again, or write it again as float32 safetensors"
+OTHER = "the weights are of another network, or of the same at another size: compare its config"
 DTYPES = frozenset(("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"))
 
 
@@ -55,7 +56,7 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> None:
         f.write(save({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}))
 
 
-def load_into(net: "torch.nn.Module", state: "Mapping[str, Tensor]", *, where: str, hint: str = "") -> None:
+def load_into(net: "torch.nn.Module", state: "Mapping[str, Tensor]", *, where: str, hint: str = OTHER) -> None:
     """Puts a state into a network exactly: every key, every shape; missing, unexpected and mis-shaped listed apart.
 
     Works on a network built on the meta device too: parameters then *are* the given tensors, in the network's dtype.
