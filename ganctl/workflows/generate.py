@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ganctl.load import Model
 
 AUTO_BATCH = 32
+SMALL = 64 * 64
+"""Pictures of so many pixels are computed by one thread: more gain nothing, and lose much on a busy machine."""
 
 
 def load_sampler(ref: str, device: str, reporter: Reporter) -> "Model":
@@ -64,7 +66,7 @@ def pictures(
     while part:
         now = part[:size]
         try:
-            with torch.inference_mode(), _precision(model, half):
+            with _computing(model, half):
                 x = model.net.sample(torch.stack(now).to(model.device))
             pixels = to_pixels(x, model.net.x.range)
         except torch.OutOfMemoryError as e:
@@ -74,15 +76,25 @@ def pictures(
         part = part[size:] or list(itertools.islice(latents, size))
 
 
-def _precision(model: "Model", half: str | None) -> "contextlib.AbstractContextManager[object]":
+@contextlib.contextmanager
+def _computing(model: "Model", half: str | None) -> Iterator[None]:
+    """The settings under which pictures are made."""
     import torch
 
     if model.device.type == "cuda":
         # fp32 means fp32: TF32 convolutions would make a GPU's picture differ visibly from a CPU's.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
+    threads = torch.get_num_threads()
+    height, width = model.net.x.size
+    if height * width <= SMALL:
+        torch.set_num_threads(1)
     types = {"fp16": torch.float16, "bf16": torch.bfloat16}
-    return torch.autocast(model.device.type, types[half]) if half else contextlib.nullcontext()
+    try:
+        with torch.inference_mode(), torch.autocast(model.device.type, types.get(half or ""), enabled=half is not None):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _halved(model: "Model", size: int, e: Exception, reporter: Reporter) -> int:
