@@ -15,12 +15,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ganctl.errors import GanctlError, UsageError
+from ganctl.errors import GanctlError, InterruptedRun, StoppedError, UsageError
 
 FOLDER = "GANCTL_LAUNCH_DIR"
 GRACE_SECONDS = 10.0
 """After one process failed, how long the others may take to notice before they are stopped."""
 FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
+TORCHRUN = """
+from torch.distributed import run
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+try:
+    run.main()
+except ChildFailedError:
+    raise SystemExit(1)
+"""
+"""`python -m torch.distributed.run` without its traceback, which says nothing that the process itself has not said."""
 
 
 def launch(gpus: int, argv: list[str] | None = None) -> int | None:
@@ -37,7 +46,7 @@ def launch(gpus: int, argv: list[str] | None = None) -> int | None:
     if gpus == 1:
         return None
     with tempfile.TemporaryDirectory(prefix="ganctl-launch-", ignore_cleanup_errors=True) as folder:
-        return _watch(_start(gpus, sys.argv[1:] if argv is None else argv, Path(folder)), Path(folder))
+        return _watch(_start(gpus, sys.argv[1:] if argv is None else argv, Path(folder)), Path(folder), gpus)
 
 
 def report(e: GanctlError) -> bool:
@@ -55,16 +64,23 @@ def report(e: GanctlError) -> bool:
 
 def _start(gpus: int, argv: list[str], folder: Path) -> "subprocess.Popen[bytes]":
     threads = max(1, (os.cpu_count() or 1) // gpus)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, FOLDER: str(folder)}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+    # torchrun's own log repeats the errors that the processes leave.
+    environment = {"OMP_NUM_THREADS": str(threads), "LOGLEVEL": "CRITICAL", **os.environ, FOLDER: str(folder)}
+    torchrun = [sys.executable, "-c", TORCHRUN, "--standalone", f"--nproc-per-node={gpus}"]
     # A session of its own keeps the terminal's Ctrl-C from reaching torchrun, which would stop the processes before
     # they have saved.
     return subprocess.Popen([*torchrun, "-m", "ganctl", *argv], env=environment, start_new_session=True)
 
 
-def _watch(child: "subprocess.Popen[bytes]", folder: Path) -> int:
+def _watch(child: "subprocess.Popen[bytes]", folder: Path, gpus: int) -> int:
+    asked: list[int] = []
+
     def forward(number: int, frame: object) -> None:
-        for file in folder.glob("pid-*"):
+        asked.append(number)
+        started = list(folder.glob("pid-*"))
+        if len(started) < gpus:
+            child.terminate()
+        for file in started:
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int(file.read_text()), number)
 
@@ -86,6 +102,10 @@ def _watch(child: "subprocess.Popen[bytes]", folder: Path) -> int:
     errors = [_read(file) for file in folder.glob("error-*.json")]
     if errors:
         raise _first(errors)
+    if child.returncode and asked:
+        kind = InterruptedRun if signal.SIGINT in asked else StoppedError
+        why = f"{signal.Signals(asked[0]).name}; nothing new to save"
+        raise kind("training stopped before its first step", why, "run the same command again")
     if child.returncode:
         raise GanctlError("a training process ended without a word", f"torchrun returned {child.returncode}")
     return 0

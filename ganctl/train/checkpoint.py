@@ -15,7 +15,7 @@ import torch
 from ganctl import catalog
 from ganctl.errors import DivergedError, GanctlError, UsageError, WeightsError, quoted
 from ganctl.io.bundle import fill_bundle, read_bundle
-from ganctl.io.files import atomic_folder, atomic_write, sha256, write_error
+from ganctl.io.files import TEMPORARY, atomic_folder, atomic_write, sha256, write_error
 from ganctl.io.tensors import load_into, read_tensors, write_tensors
 from ganctl.train import optim
 from ganctl.train.loop import State, networks
@@ -165,21 +165,14 @@ def prune(run: Path, keep: int, best: Best | None) -> None:
     kept = {*planned[-max(keep, 2) :], found[-1]}
     for path in found:
         if path not in kept and (best is None or path.name != best.snapshot):
-            # Renamed first: a kill in the middle must not leave half a snapshot under its name.
-            doomed = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+            # Renamed first: a kill in the middle must not leave half a snapshot under its name, but a temporary folder,
+            # which the next process removes. One that cannot be removed now stays for the next time.
             with contextlib.suppress(OSError):
-                path.rename(doomed / path.name)
-            shutil.rmtree(doomed, ignore_errors=True)
-
-
-def clean(run: Path) -> None:
-    """Removes what killed processes left half written."""
-    for folder in (run, run / "snapshots", run / "samples"):
-        for left in [*folder.glob(".*.tmp"), *folder.glob(".*.old")]:
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+                doomed = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY))
+                try:
+                    path.rename(doomed / path.name)
+                finally:
+                    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def copy_matching(state: State, weights: Mapping[str, Mapping[str, torch.Tensor]]) -> tuple[int, list[str]]:
@@ -211,7 +204,7 @@ def check_space(run: Path, state: State) -> None:
 
 @contextlib.contextmanager
 def hold(run: Path) -> Iterator[None]:
-    """Makes a run's folder and holds it for this process; what killed ones left half written in it is removed.
+    """Makes a run's folder and holds it for this process.
 
     The system lets go when the process ends, however it ends. File systems without locks are trusted. Raises UsageError
     when another process trains the run, or it cannot be written.
@@ -223,7 +216,6 @@ def hold(run: Path) -> Iterator[None]:
         raise write_error(run, e) from e
     try:
         _lock(fd, run)
-        clean(run)
         yield
     finally:
         os.close(fd)

@@ -5,12 +5,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ganctl.errors import WeightsError
+from ganctl.errors import UsageError, WeightsError
 from ganctl.phase import SGD, Adam, Optimizer
 
 
 def make(spec: Optimizer, net: nn.Module) -> torch.optim.Optimizer:
-    parameters = list(net.parameters())
+    """Raises UsageError for numbers that the optimiser refuses."""
+    try:
+        return _make(spec, list(net.parameters()))
+    except ValueError as e:
+        raise UsageError("cannot make the optimiser", str(e).rstrip("."), "choose other learning numbers") from e
+
+
+def _make(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     if isinstance(spec, Adam):
         return torch.optim.Adam(parameters, spec.lr, (spec.beta1, spec.beta2), spec.eps)
     if isinstance(spec, SGD):

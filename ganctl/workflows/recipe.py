@@ -26,6 +26,7 @@ FREE = (
     "data.max_bad",
 )
 """What may change when a run goes on; anything else would make it another run."""
+MAX_NUMBER = 1e38
 
 
 @config
@@ -122,6 +123,10 @@ def _check(recipe: Recipe, module: Any) -> None:
     """Raises UsageError for settings that are right one by one and wrong together."""
     from ganctl.metrics.catalog import METRICS, metric
 
+    for key, value in vars(recipe.config).items():
+        # Larger numbers do not fit float32.
+        if isinstance(value, float) and not abs(value) < MAX_NUMBER:
+            raise UsageError(f"cannot use {key} = {value}", f"it is not a number below {MAX_NUMBER:g}")
     public = fields(module.Nets)[0].type
     for name in recipe.train.metrics:
         if metric(name).inception and not metric(name).training:

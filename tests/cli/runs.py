@@ -1,0 +1,126 @@
+"""What the tests of training share: small pictures, small recipes, and what two runs have in common."""
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from ganctl.errors import GanctlError
+from ganctl.io.progress import Reporter
+from ganctl.workflows.train import TrainReport, TrainRequest, run
+
+SMALL = {
+    "gan": ("g_hidden=[16]", "d_hidden=[16]", "z_dim=4", "channels=1"),
+    "dcgan": ("ngf=4", "ndf=4", "z_dim=4", "channels=1"),
+    "lsgan": ("ngf=4", "ndf=4", "z_dim=4", "channels=1"),
+    "wgan": ("ngf=4", "ndf=4", "z_dim=4", "channels=1"),
+    "wgan_gp": ("width=4", "z_dim=4", "channels=1"),
+    "vae": ("hidden=[16]", "z_dim=4", "channels=1"),
+    "pix2pix": ("ngf=4", "ndf=4", "num_downs=4", "n_layers=1", "batch=2"),
+    "lenet": ("resolution=28",),
+}
+"""Settings that make each family's networks tiny, at 16 px save where the family has one size."""
+
+
+def pictures(folder: Path, n: int = 24, size: tuple[int, int] = (16, 16), mode: str = "L", seed: int = 0) -> Path:
+    """n PNG files of smooth random pictures, no two alike."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        small.resize(size, Image.Resampling.BICUBIC).convert(mode).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def request(model: str, data: Path, out: Path, *settings: str, **fields: Any) -> TrainRequest:
+    """A run of a tiny network: 8 images a step, a tick every 40, a snapshot every 200, 1000 in all."""
+    small = SMALL.get(model, ())
+    base = () if any(s.startswith("resolution") for s in small) else ("resolution=16",)
+    pace = ("batch=8", "tick=0.04", "snap=0.2", "kimg=1", "ema_kimg=0.05")
+    fields = {"device": "cpu", "changes": {}, **fields}
+    return TrainRequest(
+        recipe=model, data=str(data), outdir=str(out), settings=(*base, *pace, *small, *settings), **fields
+    )
+
+
+def train(req: TrainRequest, warnings: list[str] | None = None, notes: list[str] | None = None) -> TrainReport:
+    """Trains in this process, on one thread, as the command line would."""
+    torch.set_num_threads(1)
+    said = [] if warnings is None else warnings
+    reporter = Reporter(
+        warn=lambda *parts: said.append("\n".join(parts)), note=(notes if notes is not None else []).append
+    )
+    report = run(req, reporter)
+    assert report is not None
+    return report
+
+
+def arguments(req: TrainRequest) -> list[str]:
+    """The same request as a command line."""
+    settings = [part for s in req.settings for part in ("--set", s)]
+    return ["train", req.recipe, str(req.data), "-o", str(req.outdir), *settings]
+
+
+def forked(req: TrainRequest) -> Any:
+    """A process of its own that trains, begun without importing everything again."""
+
+    def work() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            train(req)
+        except GanctlError as e:
+            os._exit(e.code)
+        os._exit(0)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    return process
+
+
+def forked_call(work: Callable[[], None]) -> int:
+    """Exit status of a process of its own that does something: 0, or minus the signal that killed it."""
+    pid = os.fork()
+    if pid == 0:
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def tensors(snapshot: Path | str) -> dict[str, torch.Tensor]:
+    """Every tensor of a snapshot: networks, average, moments, random state."""
+    files = sorted(Path(snapshot).rglob("*.safetensors"))
+    assert {f.name for f in files} >= {"rng.safetensors", "optim.safetensors"}
+    return {f"{f.name}/{key}": value for f in files for key, value in load_file(f).items()}
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Bit for bit: the newest snapshot's tensors; apart from times: log.jsonl, state and the snapshots kept."""
+    ours, theirs = tensors(newest(a)), tensors(newest(b))
+    assert ours.keys() == theirs.keys()
+    assert [k for k in ours if ours[k].dtype != theirs[k].dtype or not torch.equal(ours[k], theirs[k])] == []
+    assert log(a) == log(b)
+    assert [p.name for p in kept(a)] == [p.name for p in kept(b)]
+    ours, theirs = (json.loads((newest(r) / "resume" / "state.json").read_text()) for r in (a, b))
+    assert {**ours, "sha256": 0} == {**theirs, "sha256": 0}
+
+
+def log(run: Path) -> list[dict[str, Any]]:
+    """log.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("time", "sec_per_kimg")} for line in lines]
+
+
+def kept(run: Path) -> list[Path]:
+    return sorted(p for p in (run / "snapshots").iterdir())
+
+
+def newest(run: Path) -> Path:
+    return kept(run)[-1]
