@@ -174,6 +174,7 @@ def test_what_ships(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GANCTL_ZOO", raising=False)
     from ganctl.load import model_names
     from ganctl.workflows.sample import DEFAULT_MODEL
+    from ganctl.workflows.zoo import local_bundle
 
     entries = catalog.entries()
     tasks = {e.name: e.task for e in entries.values() if e.builtin}
@@ -190,7 +191,10 @@ def test_what_ships(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tasks[DEFAULT_MODEL] == "sample"
     for e in entries.values():
         assert e.model in model_names() or e.task == "features"
-        assert e.card["license"] and "noncommercial" in e.card and e.card["trained_on"]
+        assert e.card["license"] and "noncommercial" in e.card
+        bundle = local_bundle(e)
+        if bundle or not e.builtin:
+            assert {**(bundle.card if bundle else {}), **e.card}["trained_on"]
     inception = entries["inception-2015-12-05"]
     assert inception.task == "features" and inception.upstream is not None
     assert inception.card["license"] == "Apache-2.0" and inception.card["noncommercial"] is False
