@@ -53,7 +53,12 @@ def public_net(module: ModuleType) -> str:
 
 
 def best_net(bundle: Bundle) -> str:
-    """The network of a bundle that users get: the public one's moving average where there is one."""
+    """The network of a bundle that users get: the public one's moving average where there is one.
+
+    Networks of no family of ours, such as Inception, are alone in their bundle.
+    """
+    if bundle.model not in model_names() and len(bundle.nets) == 1:
+        return next(iter(bundle.nets))
     name = public_net(family(bundle.model))
     return f"{name}_ema" if f"{name}_ema" in bundle.nets else name
 
@@ -181,7 +186,7 @@ def _entry_bundle(entry: catalog.ZooEntry, reporter: Reporter) -> tuple[Bundle, 
     if entry.builtin and is_bundle(builtin_path(entry)):
         bundle = read_bundle(builtin_path(entry))
         pinned = entry.builtin_sha256
-        if pinned and pinned not in [hub.file_digest(weight_file(bundle, net)) for net in bundle.nets]:
+        if pinned and pinned != hub.file_digest(weight_file(bundle, best_net(bundle))):
             raise WeightsError(
                 f"cannot use the built-in {entry.name}", "its sha256 differs from the zoo's", "reinstall ganctl"
             )

@@ -57,7 +57,7 @@ def push(request: PushRequest, reporter: Reporter = SILENT) -> dict[str, Any]:
     Raises UsageError for an unknown licence, WeightsError for damaged weights or a refusal by the Hub.
     """
     check(request)
-    from ganctl.load import best_net, model_names, open_bundle, weight_file
+    from ganctl.load import best_net, open_bundle, weight_file
 
     bundle, _ = open_bundle(request.run, reporter=reporter)
     card = _licensed(bundle, request)
@@ -79,8 +79,7 @@ def push(request: PushRequest, reporter: Reporter = SILENT) -> dict[str, Any]:
     )
     from huggingface_hub import constants
 
-    # Networks of no family of ours, such as Inception, have one file.
-    best = best_net(bundle) if bundle.model in model_names() else next(iter(bundle.nets))
+    best = best_net(bundle)
     pin = {
         "repo": request.repo,
         "revision": commit,

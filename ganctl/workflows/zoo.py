@@ -281,18 +281,19 @@ def _verify_one(name: str) -> dict[str, Any]:
 def _hashed(entry: ZooEntry, bundle: Bundle) -> tuple[Path, str]:
     """The pinned file and the sha256 of its bytes, read anew. Raises WeightsError when it is not the zoo's."""
     from ganctl.io.files import sha256
+    from ganctl.load import best_net, weight_file
 
-    pinned, files = _pinned(entry), _files(bundle)
     if entry.upstream and not entry.hub and not entry.builtin:
         # The pin is of the authors' file, not of the bundle converted from it.
-        files = [f for f in [hub.upstream_file(entry.upstream)] if f.is_file()]
-    digests = {file: sha256(file) for file in files}
-    for file, digest in digests.items():
-        if digest.startswith(pinned):
-            return file, digest
+        file = hub.upstream_file(entry.upstream)
+    else:
+        file = weight_file(bundle, best_net(bundle))
+    pinned, found = _pinned(entry), sha256(file) if file.is_file() else ""
+    if found.startswith(pinned) and found:
+        return file, found
     raise WeightsError(
         f"{entry.name} is damaged",
-        f"its sha256 is {', '.join(digests.values())}, the zoo says {pinned}" if digests else "its file is gone",
+        f"its sha256 is {found}, the zoo says {pinned}" if found else f"{quoted(file)} is gone",
         "reinstall ganctl" if entry.builtin else f"ganctl zoo rm {entry.name} --yes && ganctl zoo pull {entry.name}",
     )
 
