@@ -24,8 +24,8 @@ CONFIG = {"resolution": 16, "channels": 3, "z_dim": 8, "ngf": 4, "ndf": 4}
 
 
 @pytest.fixture
-def dcgan(tiny: Tiny) -> Path:
-    return tiny("dcgan", **CONFIG)
+def dcgan(lively: Tiny) -> Path:
+    return lively("dcgan", **CONFIG)
 
 
 @pytest.fixture
@@ -111,7 +111,9 @@ def test_videos_have_the_frames_size_and_rate_that_were_asked_for(walk, keys, tm
     decoded = list(video.frames)
     assert len(decoded) == 12 and decoded[0].shape == (16, 16, 3) and abs(video.fps - 12.5) < 0.01
     for k in range(3):
-        assert np.abs(decoded[4 * k].astype(int) - keys[k]).mean() < 12
+        off = [np.abs(decoded[4 * k].astype(int) - key).mean() for key in keys]
+        # Colour at half resolution is most of what 16 px of noise lose.
+        assert int(np.argmin(off)) == k and off[k] < 32
     made = request_of_video(path)
     assert made and made["verb"] == "interpolate" and made["seeds"] == "0-2" and made["model"] == "tiny-dcgan"
     before = path.read_bytes()

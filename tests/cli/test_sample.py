@@ -24,8 +24,8 @@ CONFIG = {"resolution": 16, "channels": 1, "z_dim": 8, "ngf": 4, "ndf": 4}
 
 
 @pytest.fixture
-def dcgan(tiny: Tiny) -> Path:
-    return tiny("dcgan", **CONFIG)
+def dcgan(lively: Tiny) -> Path:
+    return lively("dcgan", **CONFIG)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
