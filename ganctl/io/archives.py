@@ -165,9 +165,11 @@ def request_of_zip(path: Path) -> dict | None:
     import json
 
     try:
+        if kind_of(path) != "zip":
+            return None
         with path.open("rb") as f, zipfile.ZipFile(f) as archive:
             value = json.loads(archive.comment)
-    except (OSError, ValueError, RecursionError, zipfile.BadZipFile, NotImplementedError, struct.error):
+    except Exception:  # zipfile raises far more than it documents: not an archive of ours
         return None
     return value if isinstance(value, dict) else None
 

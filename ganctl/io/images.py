@@ -1,8 +1,10 @@
 """The door for images: decoded by content, fully or not at all, and right for odd but valid files.
 
-The written rules: 16-bit values v become round(v / 257); transparency stays as a fourth channel and, where it must go,
-lies over white; palettes become RGB, or RGBA when they hold transparency; CMYK becomes RGB without a colour profile;
-EXIF orientation is applied; of an animation the first frame is taken; grey is ITU-R 601 luma. Float pixels are refused.
+The written rules (docs/images.md has them for users): 16-bit values v become round(v / 257), save in colour TIFFs,
+whose high byte is taken; transparency stays as a fourth channel and, where it must go, lies over
+white; palettes become RGB, or RGBA when they hold transparency; CMYK becomes RGB without a colour profile, Lab becomes
+sRGB; EXIF orientation is applied (XMP's is not); of several frames the first is taken; grey is ITU-R 601 luma; gamma
+and colour profiles are not applied. Floating-point and 32-bit pixels are refused: they have no fixed scale.
 """
 
 import io
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ganctl.errors import GanctlError, UsageError, quoted
 from ganctl.io.files import atomic_write, read_regular
-from ganctl.io.limits import MAX_IMAGE_BYTES, MAX_PIXELS
+from ganctl.io.limits import MAX_IMAGE_BYTES, MAX_PIXELS, MAX_REQUEST_BYTES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,10 +29,10 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", *(b"P%d" % n for n in range(1, 7)))
 FILTERS = {"lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4}
-USER_COMMENT, EXIF_IFD, ORIENTATION = 0x9286, 0x8769, 0x0112
+USER_COMMENT, EXIF_IFD, ORIENTATION, BITS_PER_SAMPLE = 0x9286, 0x8769, 0x0112, 0x0102
+SIDES = {"jpg": 65_500, "webp": 16_383}
+"""The longest side that the format can hold (libjpeg, libwebp)."""
 SILENCE = logging.NullHandler()
-MAX_REQUEST_BYTES = 60_000
-"""JPEG holds at most 64 KiB of EXIF."""
 
 
 class BadImage(UsageError):
@@ -54,13 +56,16 @@ def read_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Pictu
     where = f"cannot read image {quoted(name)}"
     if not data:
         raise BadImage(where, "it is empty (0 bytes)")
-    if data.startswith(b"\x89PNG"):
-        from ganctl.io.png import check_png
+    from ganctl.io.headers import fault_in, raw_of_plain
+    from ganctl.io.png import check_png, is_animated, pixels_only
 
-        if fault := check_png(data):
-            raise BadImage(where, fault)
+    png = data.startswith(b"\x89PNG")
+    if fault := check_png(data) if png else fault_in(data):
+        raise BadImage(where, fault)
     try:
-        return _decode(data, where, max_pixels)
+        if png:
+            return _decode(pixels_only(data), where, max_pixels, ("first of several frames",) * is_animated(data))
+        return _decode(raw_of_plain(data) or data, where, max_pixels)
     except BadImage:
         raise
     except Exception as e:  # Pillow's decoders raise nearly anything on damaged bytes
@@ -132,8 +137,12 @@ def encode(
             info.add_text("ganctl", text)
         _picture(pixels).save(out, "PNG", pnginfo=info)
         return out.getvalue()
-    if format not in ("jpg", "jpeg", "webp"):
+    format = "jpg" if format == "jpeg" else format
+    if format not in SIDES:
         raise UsageError(f"unknown image format {quoted(format)}", "known: png, jpg, webp")
+    if max(pixels.shape[:2]) > SIDES[format]:
+        size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
+        raise UsageError(f"cannot write {size} as {format}", f"its longest side is {SIDES[format]}", "write a png")
     exif = Image.Exif()
     if text:
         exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"ASCII\0\0\0" + text.encode("ascii")
@@ -217,29 +226,28 @@ def from_pixels(pixels: "np.ndarray", range: tuple[float, float]) -> "Tensor":
     return planes.float() * ((high - low) / 255) + low
 
 
-def _decode(data: bytes, where: str, max_pixels: int) -> Picture:
+def _decode(data: bytes, where: str, max_pixels: int, notes: tuple[str, ...] = ()) -> Picture:
     with open_image(data) as image:
         width, height = image.size
         if width < 1 or height < 1:
             raise BadImage(where, f"its size is {width} x {height}")
         if width * height > max_pixels:
             raise BadImage(where, f"it has {width} x {height} pixels, more than the limit of {max_pixels}")
-        notes = []
+        turn = _orientation(image)
         if image.format == "PNG" and data[24] == 16:
             from ganctl.io.png import read_deep_png
 
-            pixels = read_deep_png(data)
-            notes.append("16 bits reduced to 8")
+            pixels, told = read_deep_png(data), ["16 bits reduced to 8"]
         else:
             image.load()
-            pixels = _to_uint8(image, where, notes)
-        turn = _orientation(image)
-        if getattr(image, "n_frames", 1) > 1 if image.format != "GIF" else _is_animated(image):
-            notes.append("first of several frames")
-    if turn != 1:
-        pixels = _upright(pixels, turn)
-        notes.append("rotated by EXIF")
-    return Picture(pixels, tuple(notes))
+            pixels, told = _to_uint8(image, where)
+        if turn != 1:
+            # Of a TIFF, whose orientation is part of the format, Pillow's pixels are upright already.
+            pixels = pixels if image.format == "TIFF" else _upright(pixels, turn)
+            told.append("rotated by EXIF")
+        if _is_animated(image, data):
+            told.append("first of several frames")
+    return Picture(pixels, (*told, *notes))
 
 
 def open_image(data: bytes) -> "Image.Image":
@@ -255,35 +263,45 @@ def open_image(data: bytes) -> "Image.Image":
     return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
-def _to_uint8(image: "Image.Image", where: str, notes: list[str]) -> "np.ndarray":
+def _to_uint8(image: "Image.Image", where: str) -> "tuple[np.ndarray, list[str]]":
+    """uint8 [H, W, 1 | 3 | 4] of a loaded image, and what was done to it."""
     import numpy as np
 
     mode = image.mode
-    if mode.startswith("I"):
-        wide = np.asarray(image)
-        if wide.min(initial=0) < 0 or wide.max(initial=0) > 65535:
-            raise BadImage(where, "its pixels have more than 16 bits")
-        notes.append("16 bits reduced to 8")
-        return ((wide.astype(np.uint32) + 128) // 257).astype(np.uint8)[..., None]
+    bits = image.getexif().get(BITS_PER_SAMPLE, 8) if image.format == "TIFF" else 8
+    bits = max(bits) if isinstance(bits, tuple) else bits
     if mode == "F":
         raise BadImage(where, "its pixels are floating-point numbers, which have no fixed scale")
+    if mode.startswith("I"):
+        wide = np.asarray(image)
+        if bits > 16 or wide.min(initial=0) < 0 or wide.max(initial=0) > 65535:
+            raise BadImage(where, "its pixels have more than 16 bits, or a sign, and so no fixed scale")
+        return ((wide.astype(np.uint32) + 128) // 257).astype(np.uint8)[..., None], ["16 bits reduced to 8"]
+    told = ["16 bits reduced to 8"] if bits == 16 else []
     transparent = "transparency" in image.info
     if mode in ("1", "L") and not transparent:
-        return _array(image.convert("L"))
+        return _array(image.convert("L")), told
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or transparent:
         if mode in ("La", "RGBa"):
             image = image.convert("LA" if mode == "La" else "RGBA")
-        return _array(image.convert("RGBA"))
+        return _array(image.convert("RGBA")), told
     if mode == "CMYK":
-        notes.append("CMYK converted without a colour profile")
-    if image.format == "TIFF" and isinstance(bits := image.getexif().get(258), tuple) and max(bits) == 16:
-        notes.append("16 bits reduced to 8")
-    return _array(image.convert("RGBA" if mode == "P" and image.im.getpalettemode() == "RGBA" else "RGB"))
+        told.append("CMYK converted without a colour profile")
+    return _array(image.convert("RGBA" if mode == "P" and image.im.getpalettemode() == "RGBA" else "RGB")), told
 
 
 def _orientation(image: "Image.Image") -> int:
+    """EXIF orientation, 1 … 8, before the pixels are loaded."""
+    from PIL import Image
+
     try:
-        turn = image.getexif().get(ORIENTATION, 1)
+        if image.format == "TIFF":
+            turn = image.getexif().get(ORIENTATION, 1)
+        else:
+            # Not getexif(), which takes XMP's word where EXIF says nothing; browsers do not.
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))
+            turn = exif.get(ORIENTATION, 1)
     except Exception:  # a damaged EXIF block says nothing about the pixels
         return 1
     return turn if turn in range(1, 9) else 1
@@ -299,7 +317,12 @@ def _upright(pixels: "np.ndarray", turn: int) -> "np.ndarray":
     return np.ascontiguousarray(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
 
 
-def _is_animated(image: "Image.Image") -> bool:
+def _is_animated(image: "Image.Image", data: bytes) -> bool:
+    """Whether more frames follow the one that was loaded."""
+    if image.format == "GIF":
+        from ganctl.io.headers import gif_frames
+
+        return gif_frames(data) > 1
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # a damaged second frame; the first is whole
@@ -307,10 +330,16 @@ def _is_animated(image: "Image.Image") -> bool:
 
 
 def _embedded(data: bytes) -> str:
+    if data.startswith(b"\x89PNG"):
+        from ganctl.io.png import text_of
+
+        return text_of(data, "ganctl")
+    from ganctl.io.headers import fault_in
+
     try:
+        if fault_in(data):
+            return ""
         with open_image(data) as image:
-            if image.format == "PNG":
-                return str(image.info.get("ganctl", ""))
             comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
     except Exception:  # not an image of ours: it carries no request
         return ""

@@ -4,12 +4,24 @@ MAX_PIXELS = 100_000_000
 """Pixels of one image (width x height), read from its header before anything is decoded."""
 MAX_IMAGE_BYTES = 512 << 20
 """Bytes of one image file or archive member."""
+MAX_STEPS = 1_000_000
+"""Blocks (chunks, segments, extensions) that are passed on the way to an image's pixels."""
+MAX_SCANS = 500
+"""Scans of a progressive JPEG, each of which goes over the whole image."""
+MAX_TAG_VALUES = 500_000
+"""Numbers in one TIFF tag; a strip or tile takes one."""
+MAX_RLE_BYTES = 16 << 20
+"""Bytes of a run-length BMP."""
+MAX_REQUEST_BYTES = 60_000
+"""Bytes of the request kept in an image: JPEG holds at most 64 KiB of EXIF."""
 MAX_FILES = 5_000_000
 """Files one folder or archive may list."""
 MAX_FOLDER_DEPTH = 64
 """Folders inside folders that the lister follows."""
 MAX_LIST_BYTES = 256 << 20
 """Bytes of a `--from-file` list."""
+MAX_NAME_CHARACTERS = 4096
+"""Characters of the name of an archive's member."""
 MAX_RATIO = 200
 """How many times larger than packed a member above 1 MiB may claim to be."""
 MAX_IDX_BYTES = 4 << 30

@@ -1,4 +1,4 @@
-"""What Pillow leaves undone for PNG: checksums of the pixel data, and the low byte of 16-bit samples.
+"""What Pillow leaves undone for PNG: checksums of the pixel data, the low byte of 16-bit samples, extra chunks.
 
 PNG (Portable Network Graphics) Specification, second edition, sections 5.3 (chunks), 8 (interlacing), 9 (filtering).
 """
@@ -9,10 +9,16 @@ import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ganctl.io.limits import MAX_STEPS
+
 if TYPE_CHECKING:
     import numpy as np
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
+PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf")
+"""All that says how the pixels look. Pillow refuses an image for a large text or colour profile beside them."""
+ROWS = 256
+"""Rows of a 16-bit image that are computed at once."""
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """Left, top, step across, step down of the seven passes."""
@@ -23,7 +29,9 @@ def check_png(data: bytes) -> str:
     if not data.startswith(MAGIC):
         return "its PNG signature is damaged"
     last = b""
-    for kind, start, end in _chunks(data):
+    for count, (kind, start, end) in enumerate(_chunks(data)):
+        if count >= MAX_STEPS:
+            return f"it has more than {MAX_STEPS} chunks"
         if not last and kind != b"IHDR":
             return "its PNG header is missing"
         if end + 4 > len(data):
@@ -33,10 +41,29 @@ def check_png(data: bytes) -> str:
                 return f"the checksum of its {kind.decode('ascii', 'replace')} chunk is wrong: it is damaged"
             if kind == b"IHDR" and end - start != 13:
                 return "its PNG header is damaged"
+            if kind == b"IHDR" and not all(size := struct.unpack_from(">II", data, start)):
+                return f"its size is {size[0]} x {size[1]}"
         last = kind
         if kind == b"IEND":
             return ""
     return "it is cut short"
+
+
+def pixels_only(data: bytes) -> bytes:
+    """The same PNG without the chunks that do not concern its pixels (texts, profiles, times, further frames)."""
+    return MAGIC + b"".join(data[start - 8 : end + 4] for kind, start, end in _chunks(data) if kind in PIXEL_CHUNKS)
+
+
+def is_animated(data: bytes) -> bool:
+    """Whether a PNG holds further frames (APNG)."""
+    return any(kind == b"acTL" for kind, _, _ in _chunks(data))
+
+
+def text_of(data: bytes, key: str) -> str:
+    """The first plain text (tEXt) of that key, or an empty string."""
+    mark = key.encode("latin-1") + b"\0"
+    found = (data[s + len(mark) : e] for kind, s, e in _chunks(data) if kind == b"tEXt" and data.startswith(mark, s))
+    return next(found, b"").decode("latin-1")
 
 
 def read_deep_png(data: bytes) -> "np.ndarray":
@@ -64,15 +91,17 @@ def read_deep_png(data: bytes) -> "np.ndarray":
             halves[half].append(np.concatenate([rows[:, :1], rows[:, 1 + half :: 2]], axis=1).tobytes())
     header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, interlace)
     high, low = (_plain_png(header, b"".join(half), channels) for half in halves)
-    deep = high.astype(np.uint32) * 256 + low
-    pixels = ((deep + 128) // 257).astype(np.uint8)
     key = next((data[s:e] for kind, s, e in _chunks(data) if kind == b"tRNS"), b"")
-    if colour in (0, 2) and len(key) == 2 * channels:
-        opaque = (deep != np.frombuffer(key, ">u2")).any(axis=2, keepdims=True)
-        pixels = np.concatenate([np.broadcast_to(pixels, (height, width, 3)), opaque.astype(np.uint8) * 255], axis=2)
-    elif colour == 4:
-        pixels = pixels[..., [0, 0, 0, 1]]
-    return pixels
+    key = np.frombuffer(key, ">u2") if colour in (0, 2) and len(key) == 2 * channels else None
+    blocks = []
+    for top in range(0, height, ROWS):
+        deep = high[top : top + ROWS].astype(np.uint32) * 256 + low[top : top + ROWS]
+        pixels = ((deep + 128) // 257).astype(np.uint8)
+        if key is not None:
+            opaque = (deep != key).any(axis=2, keepdims=True)
+            pixels = np.concatenate([np.broadcast_to(pixels, (*opaque.shape[:2], 3)), opaque * np.uint8(255)], axis=2)
+        blocks.append(pixels[..., [0, 0, 0, 1]] if colour == 4 else pixels)
+    return np.concatenate(blocks)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
