@@ -22,14 +22,16 @@ GRACE_SECONDS = 10.0
 """After one process failed, how long the others may take to notice before they are stopped."""
 FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
 TORCHRUN = """
+import logging
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+logging.disable()
 try:
     run.main()
 except ChildFailedError:
     raise SystemExit(1)
 """
-"""`python -m torch.distributed.run` without its traceback, which says nothing that the process itself has not said."""
+"""`python -m torch.distributed.run` without its log and traceback: the processes themselves have said it better."""
 
 
 def launch(gpus: int, argv: list[str] | None = None) -> int | None:
@@ -64,8 +66,7 @@ def report(e: GanctlError) -> bool:
 
 def _start(gpus: int, argv: list[str], folder: Path) -> "subprocess.Popen[bytes]":
     threads = max(1, (os.cpu_count() or 1) // gpus)
-    # torchrun's own log repeats the errors that the processes leave.
-    environment = {"OMP_NUM_THREADS": str(threads), "LOGLEVEL": "CRITICAL", **os.environ, FOLDER: str(folder)}
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, FOLDER: str(folder)}
     torchrun = [sys.executable, "-c", TORCHRUN, "--standalone", f"--nproc-per-node={gpus}"]
     # A session of its own keeps the terminal's Ctrl-C from reaching torchrun, which would stop the processes before
     # they have saved.

@@ -7,11 +7,15 @@ from torch import Tensor
 
 
 def gradient_norms(D: Callable[[Tensor], Tensor], x: Tensor, *, create_graph: bool = True) -> Tensor:
-    """‖∇ₓ D(x)‖₂ for each sample, [N]. The tiny offset keeps the root differentiable at a zero gradient."""
-    x = x.detach().requires_grad_(True)
-    logits = D(x)
-    (grad,) = torch.autograd.grad(logits.sum(), x, create_graph=create_graph)
-    return (grad.flatten(1) + 1e-16).norm(dim=1)
+    """‖∇ₓ D(x)‖₂ for each sample, [N], in float32 under autocast too.
+
+    The tiny offset keeps the root differentiable at a zero gradient.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.detach().float().requires_grad_(True)
+        logits = D(x)
+        (grad,) = torch.autograd.grad(logits.sum(), x, create_graph=create_graph)
+        return (grad.flatten(1) + 1e-16).norm(dim=1)
 
 
 def gradient_penalty(D: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:

@@ -38,13 +38,16 @@ class BatchNorm(nn.Module):
         axes = [0, *range(2, x.ndim)]
         shape = [1, -1, *[1] * (x.ndim - 2)]
         n = x.numel() // x.shape[1] * dist.get_world_size()
+        # As F.batch_norm has it: statistics in float32, whatever autocast makes of x.
+        dtype, x = x.dtype, x.float()
         mean = AllReduce.apply(x.sum(axes)) / n
         centred = x - mean.view(shape)
         var = AllReduce.apply(centred.square().sum(axes)) / n
         with torch.no_grad():
             self.get_buffer("running_mean").lerp_(mean, self.momentum)
             self.get_buffer("running_var").lerp_(var * n / (n - 1), self.momentum)
-        return centred * (var + self.eps).rsqrt().view(shape) * self.weight.view(shape) + self.bias.view(shape)
+        y = centred * (var + self.eps).rsqrt().view(shape) * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(dtype)
 
 
 class AllReduce(torch.autograd.Function):
