@@ -27,7 +27,7 @@ class Config:
     hidden: Widths = (500,)
     """Hidden units of encoder and decoder (sec. 5)."""
     lr: Rate = 1e-3
-    """Deviation: Adam in place of Adagrad."""
+    """Deviation: Adam in place of Adagrad, and no weight decay (sec. 5)."""
 
 
 class VAE(nn.Module):
