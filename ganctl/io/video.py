@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"})
 FORMATS = {"h264": ("mp4", "libx264"), "vp9": ("webm", "libvpx-vp9")}
 """Codec → container and FFmpeg's encoder."""
+SOUND_CODECS = {"mp4": ("", "aac", "mp3", "ac3", "eac3", "alac", "opus"), "webm": ("", "opus", "vorbis")}
+"""Container → sound that can be copied into it and is played by common players."""
 MAX_GIF_FPS = 50.0
 MAX_GIF_BYTES = 2 << 30
 """Pillow keeps all frames of a GIF, one byte per pixel, until it is written."""
@@ -80,11 +82,14 @@ def write_video(
     codec: str,
     crf: int = 18,
     request: Mapping[str, Any] | None = None,
-) -> None:
+    sound: Path | None = None,
+) -> str:
     """Writes uint8 frames [H, W, C] as h264 (mp4) or vp9 (webm), atomically.
 
     Odd sides grow by one pixel, which 4:2:0 colour needs; alpha is laid over white. The request is kept in the
-    container's comment. Raises UsageError without PyAV or its encoder, GanctlError when encoding fails.
+    container's comment. `sound` is a video whose first sound track is copied as it is, where the container takes its
+    codec: the codec left out is returned, '' when none was. Raises UsageError without PyAV or its encoder,
+    GanctlError when encoding fails.
     """
     av = need_av(f"cannot write {quoted(path)}")
     container_format, encoder = FORMATS[codec]
@@ -92,11 +97,15 @@ def write_video(
         hint = "write a .gif or a folder of frames instead (-o frames/)"
         raise UsageError(f"cannot write {quoted(path)}", f"this PyAV has no {encoder} encoder", hint)
     try:
-        with atomic_write(path) as raw, av.open(raw, "w", format=container_format) as container:
+        with (
+            atomic_write(path) as raw,
+            av.open(raw, "w", format=container_format) as container,
+            _Sound(av, sound, container) as track,
+        ):
             if request is not None:
                 container.metadata["comment"] = _comment(request)
             stream: Any = None
-            for frame in frames:
+            for count, frame in enumerate(frames):
                 picture = _even(_rgb(opaque(frame)))
                 if stream is None:
                     stream = container.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001))
@@ -104,10 +113,58 @@ def write_video(
                     stream.pix_fmt = "yuv420p"
                     # VP9 reads crf as constant quality only at bit rate 0.
                     stream.options = {"crf": str(crf)} | ({"b": "0"} if codec == "vp9" else {})
+                    track.join()
+                track.until(count / fps)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode(None))
+            track.until(float("inf"))
+            return track.left_out
     except av.FFmpegError as e:
         raise GanctlError(f"cannot write {quoted(path)}", f"the {encoder} encoder failed: {printable(e)}") from e
+
+
+class _Sound:
+    """The first sound track of a video, copied packet by packet beside the pictures; nothing when there is none."""
+
+    def __init__(self, av: Any, path: Path | None, container: Any) -> None:
+        self.av, self.container = av, container
+        self.source: Any = av.open(str(path)) if path else None
+        self.track: Any = next((s for s in self.source.streams if s.type == "audio"), None) if path else None
+        name = self.track.codec_context.codec.canonical_name if self.track else ""
+        self.left_out = "" if name in SOUND_CODECS[container.format.name] else name
+        self.packets: Any = iter(())
+        self.waiting: Any = None
+
+    def join(self) -> None:
+        """Adds the track to the container, after the pictures' own."""
+        if self.track is None or self.left_out:
+            return
+        self.copy = self.container.add_stream_from_template(self.track)
+        # Pictures begin at 0: the sound keeps its distance to them.
+        first = next(s for s in self.source.streams if s.type == "video")
+        began = float(first.start_time * first.time_base) if first.start_time else 0.0
+        self.shift = round(began / self.track.time_base)
+        self.packets = (p for p in self.source.demux(self.track) if p.dts is not None)
+
+    def __enter__(self) -> "_Sound":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.source is not None:
+            self.source.close()
+
+    def until(self, seconds: float) -> None:
+        """Copies what is heard up to a picture's time, so that neither waits for the other in memory."""
+        try:
+            self.waiting = self.waiting or next(self.packets, None)
+            while self.waiting is not None and float(self.waiting.dts * self.waiting.time_base) <= seconds:
+                packet, self.waiting = self.waiting, None
+                packet.dts, packet.pts = packet.dts - self.shift, (packet.pts or packet.dts) - self.shift
+                packet.stream = self.copy
+                self.container.mux(packet)
+                self.waiting = next(self.packets, None)
+        except self.av.error.EOFError:
+            self.packets = iter(())
 
 
 def write_y4m(stream: IO[bytes], frames: "Iterable[np.ndarray]", *, fps: float) -> None:
