@@ -70,11 +70,12 @@ class Moments:
             return
         x = np.concatenate(self._pending)
         self._pending.clear()
-        centre = x.mean(0)
-        x -= centre
-        step, total = centre - self.mean, self.n + len(x)
-        self.scatter += x.T @ x + np.outer(step, step) * (self.n * len(x) / total)
-        self.mean += step * (len(x) / total)
+        with np.errstate(over="ignore", invalid="ignore"):  # `stats` says it in a sentence
+            centre = x.mean(0)
+            x -= centre
+            step, total = centre - self.mean, self.n + len(x)
+            self.scatter += x.T @ x + np.outer(step, step) * (self.n * len(x) / total)
+            self.mean += step * (len(x) / total)
         self.n = total
 
     def stats(self, **stamp: Any) -> Stats:
