@@ -34,6 +34,16 @@ if TYPE_CHECKING:
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
+STARTS = tuple(bytes([c]) for c in b"\x80(c}])IJKLMFGSTUVXN")
+"""First bytes of a pickle: PROTO, or any code that pushes a value."""
+STRANGERS = (
+    (b"version https://git-lfs", "it is a Git LFS pointer, not the file itself"),
+    (b"<", "it is a web page, not the file itself"),
+    (b"\x89PNG", "it is an image"),
+    (b"\x93NUMPY", "it is a NumPy array"),
+    (b"\x1f\x8b", "it is packed with gzip: unpack it first"),
+)
+"""What is often downloaded in place of weights."""
 
 
 @dataclass
@@ -249,6 +259,8 @@ def read_torch(path: Path) -> Any:
         data = read_regular(path, limit=MAX_WEIGHT_BYTES)
         if not data:
             raise Refused("it is empty (0 bytes)")
+        if data[:1] not in STARTS:
+            raise Refused(next((what for head, what in STRANGERS if data.startswith(head)), "it is no torch file"))
         reader = _reader(len(data))
         return reader.finish(reader.legacy(data) if _is_legacy(data) else reader.plain(data))
     except Refused as e:

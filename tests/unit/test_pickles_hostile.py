@@ -201,6 +201,9 @@ def test_other_kinds_of_file_under_the_right_name(tmp_path: Path, name: str) -> 
     }  # fmt: skip
     for data in kinds.values():
         assert outcome(path, data) != "read"
+    assert "Git LFS pointer" in outcome(path, kinds["lfs"])
+    assert "web page" in outcome(path, kinds["html"])
+    assert "it is no torch file" in outcome(path, kinds["text"])
 
 
 def test_no_file_a_folder_a_pipe(tmp_path: Path) -> None:
