@@ -32,7 +32,7 @@ def fid(
         typer.Option(
             "--num",
             "-n",
-            help="Images a model draws (fid: 50000, fd-…: 10000); without one, of each side (all).",
+            help="Images a model draws (fid: 50000, fd-…: 10000); with no model, of each side (all).",
             rich_help_panel=IMAGES,
         ),
     ] = None,

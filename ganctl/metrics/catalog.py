@@ -40,10 +40,11 @@ METRICS = {
 }
 
 
-def metric(name: str) -> Metric:
-    """The metric of that id. Raises UsageError with the nearest known one."""
+def metric(name: str, *, training: bool = True) -> Metric:
+    """The metric of that id. Raises UsageError with the nearest known one; `training` says whether to name those too."""
     if name not in METRICS:
-        raise UsageError(f"unknown metric {quoted(name)}", f"known: {', '.join(METRICS)}", did_you_mean(name, METRICS))
+        known = [m.id for m in METRICS.values() if training or not m.training]
+        raise UsageError(f"unknown metric {quoted(name)}", f"known: {', '.join(known)}", did_you_mean(name, known))
     return METRICS[name]
 
 
@@ -52,4 +53,4 @@ def parse_metrics(names: str) -> list[Metric]:
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if not wanted:
         raise UsageError("cannot use --metrics ''", "no metric is named", "pass --metrics fid")
-    return [metric(name) for name in dict.fromkeys(wanted)]
+    return [metric(name, training=False) for name in dict.fromkeys(wanted)]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from ganctl.errors import UsageError, quoted
 from ganctl.io.arrays import read_npz, write_npz
+from ganctl.metrics.catalog import METRICS
 
 PENDING = 1024
 """Features folded in at a time: one large product is many times faster than one per batch."""
@@ -159,7 +160,9 @@ def check_fit(stats: Stats, *, source: str, features: str, mode: str, dims: int)
     """Raises UsageError unless statistics were made by the network and protocol of this run. Unrecorded ones pass."""
     where = f"cannot use statistics {quoted(source)}"
     if stats.features not in (None, features):
-        raise UsageError(where, f"they are features of {stats.features}, this run uses {features}")
+        known = next((m.id for m in METRICS.values() if m.features == stats.features), None)
+        hint = f"pass --metrics {known}" if known else "make them again from the images"
+        raise UsageError(where, f"they are features of {stats.features}, this run uses {features}", hint)
     if stats.mode not in (None, mode):
         hint = f"pass --mode {stats.mode}, or make them again from the images"
         raise UsageError(where, f"they were made in mode {stats.mode}, this run uses {mode}", hint)

@@ -271,6 +271,7 @@ def test_options_that_cannot_work_are_refused(here: Path, tiny: Tiny) -> None:
         heard = fid(**{"real": str(real), "fake": str(real), **options})
         assert heard.error is not None and heard.error.code == 2, options
         assert text in heard.error.message, heard.error.message
+    assert fid("real.npz", real, metrics="fid").error.hint == "pass --metrics fd-lenet"  # type: ignore[union-attr]
 
 
 # Warnings
