@@ -41,7 +41,7 @@ METRICS = {
 
 
 def metric(name: str, *, training: bool = True) -> Metric:
-    """The metric of that id. Raises UsageError with the nearest known one; `training` says whether to name those too."""
+    """The metric of that id. Raises UsageError with the nearest known one, of training too unless that is False."""
     if name not in METRICS:
         known = [m.id for m in METRICS.values() if training or not m.training]
         raise UsageError(f"unknown metric {quoted(name)}", f"known: {', '.join(known)}", did_you_mean(name, known))
