@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 
 from ganctl.io.bundle import write_bundle
 from ganctl.models import dcgan
-from tests.zoo.hubserver import Hub, serve
+from tests.zoo.hubserver import SIGNATURE, Hub, serve
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"resolution": 16, "channels": 1, "z_dim": 8, "ngf": 4, "ndf": 4}
@@ -71,6 +72,27 @@ class World:
             f"  card: {{task: sample, license: Apache-2.0{card}}}\n"
         )
 
+    def zoo_upstream(self, name: str, data: bytes, *, sha256: str = "", size: int = 0, form: str = "") -> Path:
+        """A zoo of one entry whose weights are the authors' file /upstream/<name>."""
+        self.hub.files[name] = data
+        return self.zoo(
+            f"theirs:\n  model: inception\n  weights:\n    upstream:\n      url: {self.hub.url}/upstream/{name}\n"
+            f"      sha256: '{sha256 or hashlib.sha256(data).hexdigest()}'\n      bytes: {size or len(data)}\n"
+            f"      format: {form or 'torch-state-dict'}\n  card: {{task: features, license: Apache-2.0}}\n"
+        )
+
+    def on_small_disk(self, *args: str) -> "subprocess.CompletedProcess[str]":
+        """The command with both caches on a disk of 1 MiB; where none can be mounted, with files limited to that."""
+        disk = self.folder / "disk"
+        disk.mkdir()
+        small = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
+        wrap = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", small, str(disk)]
+        if not shutil.which("unshare") or subprocess.run([*wrap, "true"], capture_output=True).returncode:
+            wrap = ["sh", "-c", 'ulimit -f 1024 && exec "$@"', "sh"]
+        env = {**self.env, "HF_HOME": str(disk / "hf"), "GANCTL_CACHE": str(disk / "cache")}
+        command = [*wrap, sys.executable, "-m", "ganctl", *args]
+        return subprocess.run(command, env=env, cwd=self.folder, text=True, capture_output=True, timeout=120)
+
     def start(self, *args: str, **env: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-W", "error::ResourceWarning", "-m", "ganctl", *args],
@@ -85,7 +107,7 @@ class World:
         process = self.start(*args, **env)
         out, err = process.communicate(timeout=120)
         assert "Traceback" not in err, err
-        for forbidden in (TOKEN, "weights_only", "huggingface_hub.errors", "force_download"):
+        for forbidden in (TOKEN, SIGNATURE, "weights_only", "huggingface_hub.errors", "force_download"):
             assert forbidden not in out + err
         return subprocess.CompletedProcess(args, process.returncode, out, err)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -214,12 +215,65 @@ def test_proxies_are_respected(world: World) -> None:
 
 
 def test_eight_processes_at_once(world: World) -> None:
-    world.zoo_of(world.publish())
+    # Large enough that they meet in the middle of it.
+    big = bytes(range(256)) * (8 << 12)
+    world.zoo_of(world.hub.add("org/tiny", {"G.safetensors": big}), data=big)
     started = [world.start("zoo", "pull", "tiny-gan", "-q") for _ in range(8)]
     ended = [(p.communicate(timeout=120), p.returncode) for p in started]
     assert [code for _, code in ended] == [0] * 8, ended
-    assert len({out for (out, _), _ in ended}) == 1
-    assert world.run("zoo", "verify", "tiny-gan").returncode == 0
+    (out,) = {out for (out, _), _ in ended}
+    assert (Path(out.strip()) / "G.safetensors").read_bytes() == big
+    kept = [p for p in (world.folder / "hf").rglob("*") if p.is_file() and not p.is_symlink()]
+    assert [p.stat().st_size for p in kept if p.stat().st_size > 1000] == [len(big)], kept
+    assert not [p for p in kept if p.name.endswith(".incomplete")]
+
+
+def test_full_disk(world: World) -> None:
+    big = bytes(4 << 20)
+    world.zoo_of(world.hub.add("org/tiny", {"G.safetensors": big}), data=big)
+    done = world.on_small_disk("zoo", "pull", "tiny-gan")
+    assert done.returncode == 1, done.stderr
+    assert "the disk is full" in done.stderr or "File too large" in done.stderr
+    three_parts(done.stderr)
+    assert not [p for p in (world.folder / "disk").rglob("*") if p.is_file() and p.stat().st_size > 1000]
+
+
+def test_signed_addresses_and_tokens_are_never_shown(world: World) -> None:
+    world.zoo_of(world.publish())
+    world.hub.faults += [Fault("/resolve/", "redirect"), Fault("/upstream/", "403", times=1)]
+    done = world.pull(HF_TOKEN=TOKEN)
+    assert done.returncode == 4 and "forbidden (403)" in done.stderr
+    # run() looks for the signature and the token in everything that is printed.
+    again = world.run("zoo", "pull", "tiny-gan", "-v", HF_TOKEN=TOKEN)
+    assert again.returncode == 0, again.stderr
+    assert world.run("zoo", "path", "tiny-gan").returncode == 0
+    # The token goes to the Hub, and not on to the store.
+    for headers, (_, path) in zip(world.hub.headers, world.hub.requests, strict=True):
+        assert headers.get("authorization") == (f"Bearer {TOKEN}" if "/resolve/" in path else None)
+
+
+def test_progress_in_plain_lines(world: World) -> None:
+    big = bytes(30 << 20)
+    world.zoo_of(world.hub.add("org/tiny", {"G.safetensors": big}), data=big)
+    lines = world.pull().stderr.splitlines()
+    assert lines == [f"pull tiny-gan: {n << 20}/{30 << 20} ({p} %)" for n, p in ((10, 33), (20, 66), (30, 100))]
+    world.run("zoo", "rm", "tiny-gan", "--yes")
+    assert world.run("zoo", "pull", "tiny-gan", "--no-progress").stderr == ""
+
+
+def test_ctrl_c_while_waiting(world: World) -> None:
+    world.zoo_of(world.publish())
+    world.hub.faults.append(Fault("/resolve/", "hang"))
+    process = world.start("zoo", "pull", "tiny-gan", "--json")
+    while not world.hub.requests:
+        time.sleep(0.02)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    three_parts(err)
+    assert json.loads(out)["error"]["kind"] == "interrupted"
+    assert not list((world.folder / "hf").rglob("*.incomplete"))
 
 
 def test_org_repo_of_anyone(world: World) -> None:
