@@ -111,6 +111,15 @@ def test_unet_with_instance_norm_also_from_a_file_with_stale_statistics() -> Non
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 @torch.no_grad()
+def test_unet_excerpt(norm: str) -> None:
+    """The two files above, cut to the first image and every 4th pixel of the output: these travel with the tests."""
+    weights, inputs, outputs, _ = read(golden(f"pix2pix_unet_generator_{norm}norm_excerpt.safetensors"))
+    G = upstream(pix2pix, weights, "G", test_time="stored")
+    close(G(inputs["image"])[:, :, ::4, ::4], outputs["image"])
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@torch.no_grad()
 def test_patchgan(norm: str) -> None:
     weights, inputs, outputs, config = read(golden(f"patchgan_nlayer_discriminator_{norm}norm.safetensors"))
     found = pix2pix.from_upstream(weights)
