@@ -20,11 +20,4 @@ class Label:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Vector:
-    """Real vectors [N, dim]."""
-
-    dim: int
-
-
-Spec = Image | Label | Vector
+Spec = Image | Label

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -71,7 +70,7 @@ def build(cfg: Config) -> Nets:
 
 
 def loss(n: Nets, b: Batch, p: Progress) -> Terms:
-    """Cross-entropy of the class; accuracy is logged beside it and moves nothing."""
+    """-E log p(c|x), p the softmax of the logits."""
     assert b.c is not None
     return {"C_loss": F.cross_entropy(n.C(b.x), b.c)}
 
@@ -82,13 +81,6 @@ def phases(cfg: Config) -> list[Phase]:
 
 def optimizers(cfg: Config) -> dict[str, Optimizer]:
     return {"C": Adam(cfg.lr)}
-
-
-@torch.no_grad()
-def accuracy(n: Nets, b: Batch) -> float:
-    """Share of a batch whose class is right."""
-    assert b.c is not None
-    return float((n.C(b.x).argmax(1) == b.c).double().mean())
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
