@@ -36,15 +36,22 @@ def translate(
         ),
     ] = "keep",
     batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Images of one size computed together. Default: by size.", rich_help_panel=PICTURE),
-    ] = None,
+        str,
+        typer.Option(
+            metavar="auto|N",
+            help="Images of one size computed together on a GPU; on the CPU always one.",
+            rich_help_panel=PICTURE,
+        ),
+    ] = "auto",
     seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="For models with dropout.", rich_help_panel=PICTURE)
+        int, typer.Option(min=0, max=2**32 - 1, help="Of the noise in models with dropout.", rich_help_panel=PICTURE)
     ] = 0,
     format: Annotated[
         Literal["keep", "png", "jpg", "webp"],
-        typer.Option(help="keep: each input's own.", rich_help_panel=IMAGES),
+        typer.Option(
+            help="keep: each input's own, png where that cannot be written. A file named with -o goes by its name.",
+            rich_help_panel=IMAGES,
+        ),
     ] = "png",
     suffix: Annotated[str, typer.Option(help="Added to each output's stem.", rich_help_panel=IMAGES)] = "",
     concat: Annotated[
@@ -53,20 +60,28 @@ def translate(
     recursive: Annotated[bool, typer.Option(help="Folders inside folders.", rich_help_panel=IMAGES)] = True,
     from_file: Annotated[
         str | None,
-        typer.Option(metavar="LIST", help="Inputs from a file, one a line; - is stdin.", rich_help_panel=IMAGES),
+        typer.Option(
+            metavar="LIST",
+            help="More inputs, from a file: one a line, or separated by NUL; - is standard input.",
+            rich_help_panel=IMAGES,
+        ),
     ] = None,
 ) -> None:
     """Turn images into images: every input through a translator, in its own size.
 
-    Prints one path per line. `cat a.jpg | ganctl translate MODEL - -o - > b.png`
+    Prints one path per line. An output that the same request wrote is left as it is; what fails is named, and the rest
+    written (exit 3). Videos keep their frames, rate, and sound where the container takes it.
+
+    Example: cat a.jpg | ganctl translate MODEL - -o - > b.png
     """
     from ganctl.workflows.translate import TranslateRequest, prepare, run
 
     common = show.common()
     request = TranslateRequest(
-        model=model, inputs=tuple(inputs or ()), out=out, size=size, batch_size=batch_size, seed=seed, format=format,
+        model=model, inputs=tuple(inputs or ()), out=out, size=size, seed=seed, format=format,
+        batch_size=show.auto_number("--batch-size", batch_size),
         suffix=suffix, concat=concat, recursive=recursive, from_file=from_file, device=common.device,
-        overwrite=common.overwrite, fail_fast=common.fail_fast,
+        dtype=common.dtype, overwrite=common.overwrite, fail_fast=common.fail_fast,
     )  # fmt: skip
     if out == "-" and not common.dry_run:
         show.execute(partial(run, stdout=show.binary_stdout()), request, line=None)

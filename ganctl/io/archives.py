@@ -9,6 +9,7 @@ import datetime
 import stat
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections import Counter
@@ -17,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ganctl.errors import UsageError, printable, quoted
+from ganctl.errors import UsageError, quoted
 from ganctl.io.files import atomic_write, read_regular
-from ganctl.io.limits import MAX_FILES, MAX_IMAGE_BYTES, MAX_RATIO
+from ganctl.io.limits import MAX_FILES, MAX_IMAGE_BYTES, MAX_NAME_CHARACTERS, MAX_RATIO
 
 CHUNK = 1 << 20
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -72,12 +73,13 @@ def kind_of(path: Path) -> str | None:
 
 def unsafe_name(name: str) -> str:
     """Why a member's name must not be used, or an empty string."""
-    if not name or len(name) > 4096:
-        return "its name is empty or too long"
+    if not name or len(name) > MAX_NAME_CHARACTERS:
+        return f"its name is empty, or longer than {MAX_NAME_CHARACTERS} characters"
     if "\\" in name or name.startswith("/") or (len(name) > 1 and name[1] == ":"):
         return "its name is an absolute or foreign path"
-    if printable(name) != name:
-        return "its name holds control characters"
+    # Cc are control characters, Cs bytes that are no UTF-8. Joiners and odd spaces (Cf, Zs) belong to many languages.
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        return "its name holds control characters, or bytes that are no text"
     if any(part in ("", ".", "..") for part in name.split("/")):
         return "its name leads out of the archive"
     return ""
@@ -251,7 +253,8 @@ def _data_offset(f: IO[bytes], member: Member) -> int:
 
 def _wild(member: Member) -> str:
     ratio = member.size / max(member.packed, 1)
-    return f"it claims to unpack to {ratio:.0f} times its size" if member.size > CHUNK and ratio > MAX_RATIO else ""
+    wild = member.size > CHUNK and ratio > MAX_RATIO
+    return f"it claims to unpack to {ratio:.0f} times its size, more than the limit of {MAX_RATIO}" if wild else ""
 
 
 def _zip_time(date: tuple[int, int, int, int, int, int]) -> float:

@@ -1,12 +1,14 @@
 """The one lister of images: a folder, a zip or tar, or a single file; and the inputs of a command."""
 
+import codecs
+import fnmatch
 import glob
 import io
 import os
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -121,20 +123,30 @@ def no_images(source: str | Path, found: Listing) -> UsageError:
     )
 
 
-def expand_inputs(inputs: Sequence[str], from_file: str | None = None, recursive: bool = True) -> list[Input]:
+def expand_inputs(
+    inputs: Sequence[str],
+    from_file: str | None = None,
+    recursive: bool = True,
+    *,
+    on_skip: Callable[[str, str], None] = lambda name, why: None,
+) -> list[Input]:
     """Files, folders, archives, globs and '-' as single images, in the order given, none twice.
 
     `from_file` is a list with one path per line (or separated by NUL, as `find -print0` writes it); '-' is standard
-    input. Raises UsageError naming every path that is not there, up to five.
+    input. `on_skip(name, why)` hears of every image that is left out. Raises UsageError naming every path that is not
+    there, up to five.
     """
-    named = [*inputs, *(_read_list(from_file) if from_file else [])]
+    listed = _read_list(from_file) if from_file else []
+    named = [*inputs, *listed]
+    if not named and from_file:
+        raise UsageError(f"no input in --from-file {quoted(from_file)}", "the list names no path")
     if not named:
         raise UsageError("no input", "neither a path nor --from-file names one", "pass files, folders or '-'")
     if named.count("-") > 1 or ("-" in named and from_file == "-"):
         raise UsageError("cannot read standard input twice", "'-' is named more than once")
     found: list[Input] = []
     missing: list[str] = []
-    seen: set[object] = set()
+    seen: dict[object, str] = {}
     for given in named:
         if given == "-":
             found.append(Input("-", ImageRef("-", 0, 0.0, None)))
@@ -144,11 +156,17 @@ def expand_inputs(inputs: Sequence[str], from_file: str | None = None, recursive
             missing.append(given)
         for path in paths:
             # What was named itself may have any extension; what is found in a folder must look like an image.
-            refs = find_images(path, recursive=recursive)
-            for ref in refs:
+            listing = scan(path, recursive=recursive)
+            if not listing.images:
+                raise no_images(path, listing)
+            for name, why in listing.skipped:
+                on_skip(f"{path.rstrip('/')}/{name}", why)
+            for ref in listing.images:
                 key = _identity(ref)
-                if key not in seen:
-                    seen.add(key)
+                if key in seen:
+                    on_skip(ref.label, "it is named twice" if seen[key] == ref.label else f"it is {seen[key]} again")
+                else:
+                    seen[key] = ref.label
                     found.append(Input(given, ref))
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -257,10 +275,32 @@ def _identity(ref: ImageRef) -> object:
 def _matches(given: str) -> list[str]:
     if os.path.lexists(given) or not glob.has_magic(given):
         return [given] if os.path.lexists(given) else []
-    hits = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 (absolute patterns too)
+    if "**" in given.split("/"):
+        return _deep_matches(given)
+    hits = sorted(glob.glob(given))  # noqa: PTH207 (absolute patterns too)
     # A folder that a pattern matches beside files is taken only when nothing else matched.
     files = [h for h in hits if not os.path.isdir(h)]  # noqa: PTH112 (text in, text out)
     return files or hits
+
+
+def _deep_matches(given: str) -> list[str]:
+    """Files that match a pattern with `**`. Python's own glob follows links that lead in circles."""
+    parts = given.split("/")
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    root = "/".join(parts[:fixed]) + "/" if fixed else ""
+    if not os.path.isdir(root or "."):  # noqa: PTH112 (text in, text out)
+        return []
+    names = [name for _, name in _walk(Path(root or "."), True, []) if _fits(name.split("/"), parts[fixed:])]
+    return [root + name for name in sorted(names)]
+
+
+def _fits(names: list[str], parts: list[str]) -> bool:
+    if not parts or not names:
+        return names == parts
+    if parts[0] == "**":
+        return parts == ["**"] or _fits(names, parts[1:]) or (len(names) > 1 and _fits(names[1:], parts))
+    hidden = names[0].startswith(".") and not parts[0].startswith(".")
+    return not hidden and fnmatch.fnmatchcase(names[0], parts[0]) and _fits(names[1:], parts[1:])
 
 
 def _read_list(source: str) -> list[str]:
@@ -270,9 +310,12 @@ def _read_list(source: str) -> list[str]:
             raise UsageError("cannot use --from-file '-'", f"the list has more than {MAX_LIST_BYTES} bytes")
     else:
         data = read_regular(Path(source), limit=MAX_LIST_BYTES)
-    lines = data.split(b"\0") if b"\0" in data else data.split(b"\n")
-    names = [os.fsdecode(line.rstrip(b"\r\n")) for line in lines]
-    return [n for n in names if n.strip()]
+    if b"\0" in data:
+        lines = data.split(b"\0")
+    else:
+        # Written on Windows: a byte order mark first, lines that end in CR LF.
+        lines = [line.removesuffix(b"\r") for line in data.removeprefix(codecs.BOM_UTF8).split(b"\n")]
+    return [os.fsdecode(line) for line in lines if line.strip()]
 
 
 def _missing(path: Path, e: Exception) -> str:

@@ -7,10 +7,12 @@ from typing import Any
 
 from ganctl.errors import GanctlError, PartialError, UsageError, quoted
 from ganctl.io.listing import ImageRef, Input, expand_inputs
-from ganctl.io.progress import Reporter
+from ganctl.io.progress import SILENT, Reporter
 
 STREAM = "-"
 STDIN_STEM = "stdin"
+MAX_TOLD = 5
+"""Inputs left out that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,35 @@ class Job:
         return "-" if self.ref.source is None else self.ref.label
 
 
-def list_inputs(inputs: Sequence[str], from_file: str | None, recursive: bool, out: Path | None) -> list[Input]:
-    """`expand_inputs` without the files below the output folder, which an earlier run may have left there."""
-    found = expand_inputs(inputs, from_file, recursive)
-    if out is None:
-        return found
-    folder = out.resolve()
-    named = {Path(i.given).resolve() for i in found}
-    if folder in named or any(folder in n.parents for n in named):
-        return found
-    kept = [i for i in found if i.ref.path is None or folder not in i.ref.path.resolve().parents]
+def list_inputs(
+    inputs: Sequence[str], from_file: str | None, recursive: bool, out: Path | None, reporter: Reporter = SILENT
+) -> list[Input]:
+    """`expand_inputs` without the files below the output folder, which an earlier run may have left there.
+
+    What is left out is told in one warning.
+    """
+    skipped: list[tuple[str, str]] = []
+    found = expand_inputs(inputs, from_file, recursive, on_skip=lambda name, why: skipped.append((name, why)))
+    kept = found if out is None else _outside(found, out.resolve())
     if not kept:
         raise UsageError(
             "no input", f"all {len(found)} images are in the output folder {quoted(out)}", "choose another -o"
         )
+    if len(kept) < len(found):
+        skipped.append((str(out), f"{len(found) - len(kept)} images there are in the output folder"))
+    if skipped:
+        more = f"; and {len(skipped) - MAX_TOLD} more" if len(skipped) > MAX_TOLD else ""
+        told = "; ".join(f"{quoted(name)}: {why}" for name, why in skipped[:MAX_TOLD])
+        reporter.warn(f"left out {len(skipped)} input{'s' * (len(skipped) > 1)}", told + more, "")
     return kept
+
+
+def _outside(found: list[Input], folder: Path) -> list[Input]:
+    """The inputs that do not lie below a folder; all of them when the user named it, or something inside it."""
+    named = {Path(i.given).resolve() for i in found}
+    if folder in named or any(folder in n.parents for n in named):
+        return found
+    return [i for i in found if i.ref.path is None or folder not in i.ref.path.resolve().parents]
 
 
 def plan(inputs: Sequence[Input], folder: Path, name: Callable[[str], str]) -> list[Job]:
@@ -96,7 +112,10 @@ class Tally:
             self.reporter.result(result)
         else:
             self.failed.append(error)
-            self.reporter.result({**result, "status": "failed", "error": error.message})
+            # Where the sentence names the input, as the result does, its cause is enough.
+            named = quoted(result.get("input")) in error.what
+            text = error.why if named and error.why else error.message
+            self.reporter.result({**result, "status": "failed", "error": text})
         self.reporter.progress(self.stage, self.done, self.total)
         if error is not None and self.fail_fast:
             self.close()
@@ -111,4 +130,5 @@ class Tally:
         left = self.total - self.done
         stopped = f"; {left} not tried" if left else ""
         what = f"{len(self.failed)} of {self.total} inputs failed{stopped}"
-        raise PartialError(what, first.message, first.hint)
+        again = "mend or remove them and run it again: what is written is kept"
+        raise PartialError(what, f"the first: {first.message}", first.hint or again)

@@ -3,27 +3,30 @@
 import hashlib
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from ganctl import __version__
+from ganctl.catalog import check_name
 from ganctl.config import config
 from ganctl.errors import DeviceError, GanctlError, UsageError, quoted
 from ganctl.io.files import atomic_write, sha256
 from ganctl.io.images import encode, from_pixels, read_image, resize, to_channels, to_pixels
 from ganctl.io.limits import MAX_PIXELS
-from ganctl.io.outputs import default_folder, status_of
+from ganctl.io.outputs import check_writable, default_folder, request_for, shown_name, status_of
 from ganctl.io.progress import SILENT, Reporter
-from ganctl.io.video import VIDEO_SUFFIXES, Video, read_video, write_video
+from ganctl.io.video import VIDEO_SUFFIXES, Video, need_av, read_video, write_video
+from ganctl.workflows.generate import half_precision
 from ganctl.workflows.pipeline import overlapped
 from ganctl.workflows.targets import STREAM, Job, Tally, list_inputs, plan, refuse_clashes
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ganctl.io.listing import Input
     from ganctl.load import Model
 
 IMAGE_SUFFIXES = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
@@ -43,7 +46,7 @@ class TranslateRequest:
     size: str = "keep"
     """keep | N | WxH: of the picture the network sees and gives back."""
     batch_size: int | None = None
-    """Images of one size computed together; None picks by size."""
+    """Images of one size computed together on a GPU; None picks by size. On the CPU it is always one."""
     seed: int = 0
     format: Literal["keep", "png", "jpg", "webp"] = "png"
     suffix: str = ""
@@ -53,6 +56,8 @@ class TranslateRequest:
     recursive: bool = True
     from_file: str | None = None
     device: str = "auto"
+    dtype: str = "auto"
+    """fp16 and bf16 on a GPU; fp32 otherwise."""
     overwrite: bool = False
     fail_fast: bool = False
 
@@ -73,6 +78,10 @@ class Item:
     status: str = "written"
     pixels: "np.ndarray | None" = None
     """uint8 [H, W, C]: the decoded and resized input, alpha included; later the finished output."""
+    size: tuple[int, int] | None = None
+    """(width, height) of the output, once it is known."""
+    notes: tuple[str, ...] = ()
+    """What was done to an odd input, in words."""
     ms: float = 0.0
     error: GanctlError | None = None
     data: bytes | None = None
@@ -84,18 +93,21 @@ def run(request: TranslateRequest, reporter: Reporter = SILENT, *, stdout: IO[by
 
     Raises UsageError (options, clashes, refused overwrite: before any work), PartialError when some inputs failed.
     """
-    jobs = prepare(request)
+    jobs = prepare(request, reporter)
     from ganctl.load import load
     from ganctl.protocols import Translator
 
     model = load(request.model, device=request.device, reporter=reporter)
     if not isinstance(model.net, Translator):
         what = f"cannot translate with {quoted(request.model)}"
-        raise UsageError(what, f"{quoted(model.model)} does not turn images into images", "see: ganctl zoo list")
+        hint = "see: ganctl zoo list --task translate"
+        raise UsageError(what, f"{quoted(model.model)} does not turn images into images", hint)
+    half = half_precision(model, request.dtype, reporter)
     items = settle(jobs, request, model)
+    work = Work(request, model, parse_size(request.size), half, stdout)
     tally = Tally(reporter, "translate", len(jobs), request.fail_fast)
-    work = Work(request, model, parse_size(request.size), stdout)
-    counts = {"written": 0, "exists": 0, "failed": 0}
+    counts = Counter({"written": 0, "exists": 0, "failed": 0})
+    notes = Counter[str]()
     for video, neighbours in groupby(items, lambda i: is_video(i.job)):
         if video:
             done = map(work.video, neighbours)
@@ -103,32 +115,51 @@ def run(request: TranslateRequest, reporter: Reporter = SILENT, *, stdout: IO[by
             done = overlapped(neighbours, work.decode, work.compute, work.encode, together=work.together)
         for item in done:
             counts["failed" if item.error else item.status] += 1
+            notes.update(item.notes)
             tally.add(work.result(item), item.error)
+    for note, count in notes.items():
+        reporter.note(f"{count} of {len(jobs)} inputs: {note}")
     tally.close()
     return TranslateReport(**counts)
 
 
-def prepare(request: TranslateRequest) -> list[Job]:
-    """The cheap checks: inputs there, outputs named, no clash. Raises UsageError."""
+def prepare(request: TranslateRequest, reporter: Reporter = SILENT) -> list[Job]:
+    """The cheap checks: model and inputs there, outputs named, no clash, a place to write. Raises UsageError."""
+    check_name(request.model)
     parse_size(request.size)
     if re.search(r"[/\\\0]", request.suffix):
         raise UsageError(f"cannot use --suffix {quoted(request.suffix)}", "it becomes part of a file name")
     out = Path(request.out) if request.out not in (None, STREAM) else None
     single = out is not None and out.suffix.lower() in IMAGE_SUFFIXES.keys() | OTHER_FILES and not out.is_dir()
     folder = out or default_folder(request.model, "translate")
-    inputs = list_inputs(request.inputs, request.from_file, request.recursive, None if single else folder)
-    if request.out != STREAM and not single:
-        return plan(inputs, folder, lambda name: output_name(name, request))
+    inputs = list_inputs(request.inputs, request.from_file, request.recursive, None if single else folder, reporter)
+    if request.out == STREAM or single:
+        jobs = [only(inputs, request, out)]
+        refuse_clashes(jobs)
+    else:
+        jobs = plan(inputs, folder, lambda name: output_name(name, request))
+    if request.out != STREAM:
+        check_writable(out if single and out else folder)
+    if any(map(is_video, jobs)):
+        need_av("cannot translate a video")
+    return jobs
+
+
+def only(inputs: "Sequence[Input]", request: TranslateRequest, out: Path | None) -> Job:
+    """The one input of a file or of standard output. Raises UsageError for more, or a kind the name does not fit."""
+    where = quoted(request.out)
     if len(inputs) != 1:
-        hint = "pass a folder: -o out/"
-        raise UsageError(f"cannot write {len(inputs)} images to {quoted(request.out)}", "it takes one image", hint)
+        raise UsageError(
+            f"cannot write {len(inputs)} images to {where}", "it takes one image", "pass a folder: -o out/"
+        )
     job = Job(inputs[0].ref, out)
+    if out is None and is_video(job):
+        raise UsageError("cannot write a video to standard output", "it is for one image", "pass a file: -o out.mp4")
     known = VIDEO_OUTPUTS if is_video(job) else IMAGE_SUFFIXES
     if out is not None and out.suffix.lower() not in known:
         kind = "a video" if is_video(job) else "an image"
-        raise UsageError(f"cannot write {kind} to {quoted(request.out)}", f"it is written as {', '.join(known)}")
-    refuse_clashes([job])
-    return [job]
+        raise UsageError(f"cannot write {kind} to {where}", f"it is written as {', '.join(known)}")
+    return job
 
 
 def is_video(job: Job) -> bool:
@@ -173,9 +204,10 @@ def settle(jobs: Sequence[Job], request: TranslateRequest, model: "Model") -> li
             except GanctlError as e:
                 items.append(replace(item, error=e))
                 continue
-            found = status_of(job.path, item.request, request.overwrite)
+            exists = status_of(job.path, item.request, request.overwrite) == "exists"
+            # Standard input can be read once; what a file holds is read again when its turn comes.
             keep = item.data if job.ref.source is None else None
-            item = replace(item, status="exists" if found == "exists" else "written", data=keep)
+            item = replace(item, data=keep, status="exists") if exists else replace(item, data=keep)
         items.append(item)
     return items
 
@@ -188,16 +220,16 @@ def read(item: Item, request: TranslateRequest, model: "Model") -> Item:
     else:
         data = item.data if item.data is not None else item.job.ref.read()
         digest = hashlib.sha256(data).hexdigest()
-    made = {
-        "ganctl": __version__,
-        "verb": "translate",
-        "model": model.name,
-        "revision": model.revision,
-        "seed": request.seed,
-        "size": request.size,
-        "concat": request.concat,
-        "input_sha256": digest,
-    }
+    made = request_for(
+        "translate",
+        request.model,
+        model.revision,
+        seed=request.seed,
+        size=request.size,
+        concat=request.concat,
+        dtype=request.dtype if request.dtype in ("fp16", "bf16") and model.device.type != "cpu" else None,
+        input_sha256=digest,
+    )
     return replace(item, data=data, request=made)
 
 
@@ -208,6 +240,7 @@ class Work:
     request: TranslateRequest
     model: "Model"
     size: tuple[int, int] | None
+    half: str | None
     stdout: IO[bytes] | None
 
     def decode(self, item: Item) -> Item:
@@ -217,16 +250,18 @@ class Work:
         try:
             item = read(item, self.request, self.model)
             picture = read_image(item.data or b"", name=item.job.label)
-            return replace(item, data=None, pixels=resize(picture.pixels, self.size or picture.pixels.shape[:2]))
+            pixels = resize(picture.pixels, self.size or picture.pixels.shape[:2])
+            return replace(item, data=None, pixels=pixels, notes=picture.notes)
         except GanctlError as e:
             return replace(item, data=None, error=e)
 
     def together(self, group: Sequence[Item], item: Item) -> bool:
         """Whether the image may be computed in one batch with its neighbours: same size, and room for it."""
         first = group[0].pixels
-        if first is None or item.pixels is None or first.shape[:2] != item.pixels.shape[:2]:
+        # On the CPU one by one: how a convolution splits its sums depends on the batch, and bytes must not.
+        if self.model.device.type == "cpu" or first is None or item.pixels is None:
             return False
-        if self.model.card.get("batch1"):
+        if first.shape[:2] != item.pixels.shape[:2]:
             return False
         fits = min(MAX_BATCH, BATCH_PIXELS // (first.shape[0] * first.shape[1]))
         return len(group) < (self.request.batch_size or fits)
@@ -237,7 +272,7 @@ class Work:
             return group
         start = time.perf_counter()
         try:
-            outputs = translate([i.pixels for i in group if i.pixels is not None], self.model, self.request.seed)
+            outputs = self.translate([i.pixels for i in group if i.pixels is not None])
         except GanctlError as e:
             if len(group) > 1:
                 return [done for item in group for done in self.compute([item])]
@@ -249,65 +284,84 @@ class Work:
             if item.pixels is not None
         ]
 
+    def translate(self, images: "Sequence[np.ndarray]") -> "list[np.ndarray]":
+        return translate(images, self.model, self.request.seed, self.half)
+
     def encode(self, item: Item) -> Item:
         if item.pixels is None:
             return item
         path = item.job.path
         kind = IMAGE_SUFFIXES[path.suffix.lower()] if path else self.stream_format
-        data = encode(item.pixels, kind, request=item.request)
+        try:
+            data = encode(item.pixels, kind, request=item.request)
+        except GanctlError as e:  # larger than the format can be
+            return replace(item, pixels=None, error=e)
         if path is None:
             assert self.stdout is not None
             self.stdout.write(data)
             self.stdout.flush()
-            return item
-        with atomic_write(path) as f:
-            f.write(data)
-        return item
+        else:
+            with atomic_write(path) as f:
+                f.write(data)
+        return replace(item, pixels=None, size=(item.pixels.shape[1], item.pixels.shape[0]))
 
     @property
     def stream_format(self) -> str:
         return "png" if self.request.format == "keep" else self.request.format
 
     def video(self, item: Item) -> Item:
-        """A whole video, frame by frame; sound is not kept."""
+        """A whole video, frame by frame, at its rate; its sound is copied where the container takes it."""
+        path, source_path = item.job.path, item.job.ref.path
         if item.error or item.status == "exists":
             return item
+        assert path is not None and source_path is not None
         start = time.perf_counter()
-        path, source_path = item.job.path, item.job.ref.path
+        sizes: list[tuple[int, int]] = []
         try:
-            if path is None or source_path is None:
-                raise UsageError(f"cannot translate {quoted(item.job.label)}", "a video is read from a file, to a file")
             item = read(item, self.request, self.model)
             source = read_video(source_path)
-            codec = VIDEO_OUTPUTS[path.suffix.lower()]
-            write_video(path, self.frames(source), fps=source.fps, codec=codec, request=item.request)
+            left_out = write_video(
+                path,
+                self.frames(source, sizes),
+                fps=source.fps,
+                codec=VIDEO_OUTPUTS[path.suffix.lower()],
+                request=item.request,
+                sound=source_path,
+            )
         except GanctlError as e:
             return replace(item, error=e)
-        return replace(item, ms=1000 * (time.perf_counter() - start))
+        notes = (f"its sound is left out: {path.suffix} does not take {left_out}",) if left_out else ()
+        return replace(item, size=sizes[0], notes=notes, ms=1000 * (time.perf_counter() - start))
 
-    def frames(self, source: Video) -> "Iterator[np.ndarray]":
+    def frames(self, source: Video, sizes: list[tuple[int, int]]) -> "Iterator[np.ndarray]":
+        """Every frame translated; the size of the first is told in `sizes`."""
         for frame in source.frames:
             frame = resize(frame, self.size or frame.shape[:2])
-            (out,) = translate([frame], self.model, self.request.seed)
-            yield finish(frame, out, self.request.concat)
+            (out,) = self.translate([frame])
+            done = finish(frame, out, self.request.concat)
+            if not sizes:
+                sizes.append((done.shape[1], done.shape[0]))
+            yield done
+        if not sizes:
+            raise UsageError("cannot translate the video", "it holds no pictures")
 
     def result(self, item: Item) -> dict[str, Any]:
         found: dict[str, Any] = {
             "path": str(item.job.path or STREAM),
             "input": item.job.label,
             "seed": self.request.seed,
-            "model": self.model.name,
+            "model": shown_name(self.model.name),
             "revision": self.model.revision,
             "status": item.status,
         }
-        if item.pixels is not None:
-            found["size"] = [item.pixels.shape[1], item.pixels.shape[0]]
-        if item.ms:
-            found["ms"] = round(item.ms, 1)
+        if item.size is not None:
+            found |= {"size": list(item.size), "ms": round(item.ms, 1)}
+        if item.notes:
+            found["notes"] = list(item.notes)
         return found
 
 
-def translate(images: "Sequence[np.ndarray]", model: "Model", seed: int) -> "list[np.ndarray]":
+def translate(images: "Sequence[np.ndarray]", model: "Model", seed: int, half: str | None = None) -> "list[np.ndarray]":
     """Images uint8 [H, W, C] of one size → uint8 [H', W', K], through reflection up to the stride and back.
 
     Raises GanctlError for NaN in the result and DeviceError when memory runs out.
@@ -321,11 +375,15 @@ def translate(images: "Sequence[np.ndarray]", model: "Model", seed: int) -> "lis
     below, right = -height % net.stride, -width % net.stride
     # numpy's reflection goes on past the image's own size, which torch's does not.
     padded = np.pad(flat, ((0, 0), (0, below), (0, right), (0, 0)), mode="reflect")
+    kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(half or "")
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(model.device.type, kind, enabled=kind is not None):
             y = net.translate(from_pixels(padded, net.source.range).to(model.device), seed=seed)
-            pixels = to_pixels(y, net.target.range)
-    except torch.OutOfMemoryError as e:
+        pixels = to_pixels(y, net.target.range)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
+        # The CPU's allocator has no exception of its own.
+        if type(e) is RuntimeError and "allocate" not in str(e):
+            raise
         why = f"{len(images)} of {width}x{height} pixels do not fit into the memory of {model.device}"
         raise DeviceError("cannot translate the image", why, "try a smaller --size, or --device cpu") from e
     scale_h, scale_w = pixels.shape[1] / padded.shape[1], pixels.shape[2] / padded.shape[2]
