@@ -93,14 +93,15 @@ def network(bundle: Bundle, net: str) -> Any:
 
     from ganctl.io.tensors import load_into
 
-    module = family(bundle.model)
     try:
+        module = family(bundle.model)
         cfg = parse(module.Config, bundle.config, where=f"the config in {quoted(bundle.path / 'model.json')}")
+        # On the meta device, and without its initial values, nothing is drawn only to be thrown away.
+        with torch.device("meta"), _no_init():
+            built = getattr(module.build(cfg), net.removesuffix("_ema"))
     except UsageError as e:
-        raise WeightsError(e.what, e.why, "the bundle is damaged, or of another ganctl version") from e
-    # On the meta device, and without its initial values, nothing is drawn only to be thrown away.
-    with torch.device("meta"), _no_init():
-        built = getattr(module.build(cfg), net.removesuffix("_ema"))
+        hint = "the bundle is damaged, or of another ganctl version"
+        raise WeightsError(f"cannot use bundle {quoted(bundle.path)}", f"{e.what}: {e.why}", hint) from e
     load_into(built, bundle.state(net), where=f"{quoted(bundle.path)} ({net})")
     return built.eval().requires_grad_(False)
 

@@ -6,7 +6,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen
 
 INFINITY = float("inf")
 
-Count = Annotated[int, Ge(1), Le(1 << 16)]
+Count = Annotated[int, Ge(1), Le(1 << 14)]
 """A side, a width, a number of layers or steps."""
 Rate = Annotated[float, Gt(0), Lt(INFINITY)]
 """A learning rate or a bound: above 0, finite."""

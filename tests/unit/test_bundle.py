@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganctl.errors import GanctlError, WeightsError
+from ganctl.errors import WeightsError
 from ganctl.io.bundle import Bundle, is_bundle, read_bundle, write_bundle
 from ganctl.load import load, network
 from tests.conftest import Tiny
@@ -109,6 +109,7 @@ def test_no_model_json_a_folder_a_pipe(tmp_path: Path) -> None:
         ({"resolution": 30}, "30 px"),
         ({"resolution": 1 << 40}, "less than or equal to"),
         ({"g_layers": [[1, 1, 1, 0]] * 40}, "at most 32"),
+        ({"ngf": 1 << 14, "resolution": 1 << 14}, "has shape"),
     ],
 )
 def test_a_config_that_does_not_fit_the_weights(tmp_path: Path, tiny: Tiny, config: dict, why: str) -> None:
@@ -116,7 +117,14 @@ def test_a_config_that_does_not_fit_the_weights(tmp_path: Path, tiny: Tiny, conf
     states = {"G": source.state("G")}
     whole = {"resolution": 16, "z_dim": 5, "channels": 1, **config}
     bundle = write_bundle(tmp_path / "b", model="dcgan", config=whole, states=states, card={})
-    with pytest.raises(GanctlError, match=why):
+    with pytest.raises(WeightsError, match=why) as e:
+        network(bundle, "G")
+    assert e.value.hint
+
+
+def test_a_bundle_of_a_family_that_is_not_here(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "b", model="stylegan9", config={}, states=STATES, card={})
+    with pytest.raises(WeightsError, match="unknown model family 'stylegan9'"):
         network(bundle, "G")
 
 
