@@ -23,6 +23,8 @@ from ganctl.io.files import atomic_write, read_regular
 from ganctl.io.limits import MAX_FILES, MAX_IMAGE_BYTES, MAX_NAME_CHARACTERS, MAX_RATIO
 
 CHUNK = 1 << 20
+MAX_SHOWN = 200
+"""Characters that are told of a skipped member's name."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 
@@ -109,7 +111,8 @@ def read_contents(path: Path) -> Contents:
         if not why and times[member.name] > 1:
             why = f"its name occurs {times[member.name]} times"
         if why:
-            skipped.append((member.name, why))
+            # A name may have 64 KiB; it goes into messages.
+            skipped.append((member.name[:MAX_SHOWN], why))
         else:
             members.append(member)
     return Contents(tuple(members), tuple(skipped))
