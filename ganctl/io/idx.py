@@ -89,8 +89,10 @@ def _gunzip(data: bytes, where: str) -> bytes:
             raise BadIdx(where, "the gzip file holds no IDX file")
         dims = [int.from_bytes(head[4 + 4 * i : 8 + 4 * i], "big") for i in range(head[3])]
         need = 4 + 4 * head[3] + math.prod(dims) * int(DTYPES[head[2]][-1])
+        if need > MAX_IDX_BYTES:
+            raise BadIdx(where, f"its header needs {need} bytes, more than the limit of {MAX_IDX_BYTES}")
         # gzip packs at most 1032 times.
-        if need > min(MAX_IDX_BYTES, 1032 * len(data) + 1024):
+        if need > 1032 * len(data) + 1024:
             raise BadIdx(where, f"its header {tuple(dims)} needs {need} bytes, more than the file can hold")
         stream = zlib.decompressobj(31)
         unpacked = stream.decompress(data, need + 1)
