@@ -89,7 +89,7 @@ class Item:
 
 def run(request: InvertRequest, reporter: Reporter = SILENT) -> InvertReport:
     """Inverts every input. Raises UsageError before any work, PartialError when some inputs failed."""
-    jobs = prepare(request)
+    jobs = prepare(request, reporter)
     from ganctl.load import load
 
     model = load(request.model, device=request.device, reporter=reporter)
@@ -109,7 +109,7 @@ def run(request: InvertRequest, reporter: Reporter = SILENT) -> InvertReport:
     return InvertReport(**counts)
 
 
-def prepare(request: InvertRequest) -> list[Job]:
+def prepare(request: InvertRequest, reporter: Reporter = SILENT) -> list[Job]:
     """The cheap checks: numbers in range, inputs there, outputs named, no clash, the encoder. Raises UsageError."""
     if not (math.isfinite(request.lr) and request.lr > 0):
         raise UsageError(f"cannot use --lr {request.lr}", "it must be a number above 0")
@@ -122,19 +122,19 @@ def prepare(request: InvertRequest) -> list[Job]:
     if request.save_video:
         need_av("cannot write the inversion's video")
     check_name(request.model)
-    jobs = _jobs(request)
+    jobs = _jobs(request, reporter)
     check_writable(jobs[0].path or Path())
     return jobs
 
 
-def _jobs(request: InvertRequest) -> list[Job]:
+def _jobs(request: InvertRequest, reporter: Reporter) -> list[Job]:
     out = Path(request.out).expanduser() if request.out else None
     single = out is not None and out.suffix.lower() == ".npz" and not out.is_dir()
     if (out is not None and not single and out.is_file()) or request.out == "-":
         what = f"cannot write to {quoted(request.out)}"
         raise UsageError(what, "inversions go into a folder, or one into an .npz file", "for example -o inv/")
     folder = out or default_folder(request.model, "invert")
-    inputs = list_inputs(request.inputs, request.from_file, request.recursive, None if single else folder)
+    inputs = list_inputs(request.inputs, request.from_file, request.recursive, None if single else folder, reporter)
     if not single:
         jobs = plan(inputs, folder, lambda name: f"{Path(name).stem}.npz")
     elif len(inputs) == 1:

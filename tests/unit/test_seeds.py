@@ -1,7 +1,7 @@
 import pytest
 
 from ganctl.errors import UsageError
-from ganctl.io.seeds import MAX_SEED, MAX_SEEDS, parse_seeds
+from ganctl.io.seeds import MAX_SEED, MAX_SEEDS, parse_seeds, seed_text
 
 
 def test_lists_ranges_and_spaces_keep_their_order():
@@ -9,6 +9,16 @@ def test_lists_ranges_and_spaces_keep_their_order():
     assert parse_seeds(" 7 , 2 - 4,7") == [7, 2, 3, 4, 7]
     assert parse_seeds(str(MAX_SEED)) == [MAX_SEED]
     assert len(parse_seeds(f"0-{MAX_SEEDS - 1}")) == MAX_SEEDS
+
+
+def test_a_list_is_written_as_it_is_read():
+    for text in ("7", "0-3,85", "7,2-4,7", "3,2,1"):
+        assert parse_seeds(seed_text(parse_seeds(text))) == parse_seeds(text)
+    assert seed_text([0, 1, 2, 85]) == "0-2,85" and seed_text([]) == ""
+    assert seed_text(range(1_000_000)) == "0-999999"
+    # Too long for a file's request: a digest, which differs where the seeds do.
+    even, odd = seed_text(range(0, 9000, 2)), seed_text(range(1, 9000, 2))
+    assert even.startswith("sha256:") and len(even) == 71 and even != odd
 
 
 @pytest.mark.parametrize(
