@@ -41,11 +41,12 @@ def parse(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
             return TypeAdapter(cls).validate_python(dict(values))
         except ValidationError as e:
             for err in e.errors(include_url=False):
-                key = ".".join(str(p) for p in err["loc"]) or cls.__name__
+                # A class that refuses its values names the key itself.
+                key = "".join(f"{part}." for part in err["loc"])[:-1]
                 message = err["msg"].removeprefix("Value error, ")
                 message = message[:1].lower() + message[1:]
                 given = "" if err["type"] in ("missing", "value_error") else f", got {quoted(str(err['input'])[:80])}"
-                faults.append(f"{key}: {message}{given}")
+                faults.append(f"{key}: {message}{given}" if key else message)
     raise UsageError(f"cannot use {where}", "; ".join(faults[:5]), "see the recipe's keys: docs/train.md")
 
 

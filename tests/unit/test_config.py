@@ -42,7 +42,7 @@ def test_parse_names_every_fault_and_the_near_key() -> None:
     )
     faults = why({"resolution": "many", "lr": "slow"})
     assert faults.startswith("resolution: ") and "; lr: " in faults and "got 'many'" in faults
-    assert why({"resolution": 30}) == "Example: resolution must be a multiple of 4, not 30"
+    assert why({"resolution": 30}) == "resolution must be a multiple of 4, not 30"
     assert len(why({"name": ["x" * 10000]})) < 300
 
 
