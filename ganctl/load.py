@@ -89,21 +89,25 @@ def pick_device(device: str = "auto") -> "torch.device":
 
 def network(bundle: Bundle, net: str) -> Any:
     """Builds one network of a bundle and fills it, in evaluation mode, on the CPU."""
-    import torch
-
     from ganctl.io.tensors import load_into
 
     try:
         module = family(bundle.model)
         cfg = parse(module.Config, bundle.config, where=f"the config in {quoted(bundle.path / 'model.json')}")
-        # On the meta device, and without its initial values, nothing is drawn only to be thrown away.
-        with torch.device("meta"), _no_init():
-            built = getattr(module.build(cfg), net.removesuffix("_ema"))
+        built = getattr(skeleton(module, cfg), net.removesuffix("_ema"))
     except UsageError as e:
         hint = "the bundle is damaged, or of another ganctl version"
         raise WeightsError(f"cannot use bundle {quoted(bundle.path)}", f"{e.what}: {e.why}", hint) from e
     load_into(built, bundle.state(net), where=f"{quoted(bundle.path)} ({net})")
     return built.eval().requires_grad_(False)
+
+
+def skeleton(module: ModuleType, cfg: Any) -> Any:
+    """A family's networks without values, on the meta device: nothing is drawn only to be thrown away."""
+    import torch
+
+    with torch.device("meta"), _no_init():
+        return module.build(cfg)
 
 
 def _no_init() -> Any:

@@ -376,12 +376,11 @@ def _parsed(module: ModuleType, values: Mapping[str, Any], where: str) -> Any:
 
 
 def _build(module: ModuleType, values: Mapping[str, Any], where: str) -> Any:
-    import torch
+    from ganctl.load import skeleton
 
     cfg = _parsed(module, values, where)
     try:
-        with torch.device("meta"):
-            return module.build(cfg)
+        return skeleton(module, cfg)
     except GanctlError as e:
         raise WeightsError(where, f"{e.what}: {e.why}", "correct it with --set key=value") from e
 

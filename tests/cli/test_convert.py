@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import shutil
 import zipfile
 from pathlib import Path
@@ -159,6 +160,36 @@ def test_weights_that_draw_no_finite_picture(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="seed-0 picture holds NaN"):
         convert(saved(tmp_path / "x.pth", state), tmp_path / "b")
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_a_state_dict_with_one_thing_wrong(tmp_path: Path, model: str) -> None:
+    """A tensor reshaped, retyped, renamed, left out or added: a bundle that loads, or one error and no folder."""
+    rng, refused = random.Random(7), 0
+    for i in range(25):
+        state = dict(next(iter(published(model).values())))
+        key = rng.choice(list(state))
+        match rng.randrange(6):
+            case 0:
+                state[key] = state[key].reshape(-1)
+            case 1:
+                state[key] = torch.zeros([rng.choice((0, 1, 2, 3))] * rng.randrange(6))
+            case 2:
+                state[key] = state[key].to(rng.choice((torch.int32, torch.float64, torch.bool, torch.float16)))
+            case 3:
+                state[rng.choice(("", "x", "main.0", "main.99999.weight", "\x1b[31m", "…"))] = state.pop(key)
+            case 4:
+                del state[key]
+            case _:
+                state[f"{key}.{key}"] = state[key]
+        out = tmp_path / str(i)
+        try:
+            convert(saved(tmp_path / "x.pth", state), out)
+            assert load(str(out), device="cpu").model == model
+        except WeightsError as e:
+            refused += 1
+            assert e.why and e.hint and not out.exists()
+    assert refused > 5
 
 
 def test_unknown_layouts_are_described(tmp_path: Path) -> None:
