@@ -226,22 +226,27 @@ def fetch_upstream(name: str, upstream: Upstream, *, reporter: Reporter = SILENT
 # Uploads
 
 
-def upload(
-    repo: str, files: Mapping[str, Path | bytes], *, private: bool, message: str, reporter: Reporter = SILENT
-) -> str:
-    """Creates the repository when absent and commits all files at once. Gives the commit. Raises WeightsError."""
-    from huggingface_hub import get_token
-
+def check_upload(repo: str) -> None:
+    """What can be known without a request. Raises WeightsError when offline or without a token."""
     if offline():
         raise WeightsError(
             f"cannot push to {quoted(repo)}", "--offline or HF_HUB_OFFLINE forbids requests", "run it without"
         )
+    from huggingface_hub import get_token
+
     if not get_token():
         raise WeightsError(
             f"cannot push to {quoted(repo)}",
             "no Hub token is set",
             "set HF_TOKEN to a token that may write, or: hf auth login",
         )
+
+
+def upload(
+    repo: str, files: Mapping[str, Path | bytes], *, private: bool, message: str, reporter: Reporter = SILENT
+) -> str:
+    """Creates the repository when absent and commits all files at once. Gives the commit. Raises WeightsError."""
+    check_upload(repo)
     with hub_requests(repo, reporter):
         from huggingface_hub import CommitOperationAdd, HfApi
         from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars

@@ -8,7 +8,7 @@ from ganctl import __version__, catalog
 from ganctl.config import config, write_yaml
 from ganctl.errors import UsageError, printable, quoted
 from ganctl.io.bundle import FORMAT_VERSION, Bundle
-from ganctl.io.hub import file_digest, upload
+from ganctl.io.hub import check_upload, file_digest, upload
 from ganctl.io.progress import SILENT, Reporter
 
 PIPELINES = {
@@ -49,6 +49,7 @@ def check(request: PushRequest) -> None:
             "it is no licence's name",
             "for example --license apache-2.0",
         )
+    check_upload(request.repo)
 
 
 def push(request: PushRequest, reporter: Reporter = SILENT) -> dict[str, Any]:
