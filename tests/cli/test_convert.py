@@ -338,7 +338,7 @@ def test_the_command_line(ganctl: Shell) -> None:
     assert json.loads(evil.lines[-1])["error"]["kind"] == "weights"
     assert "os.system, which is code and not data" in evil.err
     listed = ganctl.ok("convert", "--list")
-    assert [line.split("\t")[0] for line in listed.lines] == ["dcgan", "gan", "lenet", "pix2pix"]
+    assert {line.split("\t")[0] for line in listed.lines} >= {"dcgan", "gan", "lenet", "pix2pix"}
 
 
 def checkpoint(folder: Path, name: str) -> Path:
