@@ -13,6 +13,8 @@ from ganctl.errors import UsageError, quoted
 from ganctl.io.images import BadImage, center_crop_resize, read_image, to_channels
 from ganctl.io.listing import ImageRef, no_images, scan
 
+SPLIT = "train/"
+
 
 def open_images(cfg: DataConfig, resolution: int, channels: int, workers: int, on_progress: OnProgress) -> Dataset:
     """Every image, cropped to a centred square and resized, grey or on white as io.images has it."""
@@ -27,7 +29,7 @@ def open_images(cfg: DataConfig, resolution: int, channels: int, workers: int, o
 
     images, kept, skipped = decode_all(refs, decode, cfg, workers, on_progress)
     skipped += left_out
-    folders = [PurePosixPath(r.name).parent.as_posix() for r in kept]
+    folders = [PurePosixPath(r.name.removeprefix(SPLIT)).parent.as_posix() for r in kept]
     classes = tuple(sorted(set(folders)))
     if len(classes) < 2 or "." in classes:
         return Dataset(np.stack(images), skipped=skipped)
@@ -38,13 +40,13 @@ def open_images(cfg: DataConfig, resolution: int, channels: int, workers: int, o
 def list_images(path: str) -> tuple[list[ImageRef], list[tuple[str, str]]]:
     """Images in name order, and what looks like one and was left out, with the reason.
 
-    Where a data set comes with its splits, only what is under `train/`. Raises UsageError when there is no image,
+    Where a data set comes with its splits, only what is under SPLIT. Raises UsageError when there is no image,
     naming the extensions that were found.
     """
     found = scan(path)
     if not found.images:
         raise no_images(path, found)
-    inside = [r for r in found.images if r.name.startswith("train/")]
+    inside = [r for r in found.images if r.name.startswith(SPLIT)]
     return inside or list(found.images), list(found.skipped)
 
 

@@ -1,0 +1,51 @@
+"""Every model family trains: a few steps of its real, tiny networks through the real loop, then again from the disk."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ganctl.load import load, model_names
+from ganctl.train.checkpoint import restore
+from ganctl.train.loop import networks
+from ganctl.workflows.recipe import resolve
+from ganctl.workflows.train import new_state
+from tests.cli.runs import SMALL, log, newest, pictures, request, train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> dict[str, Path]:
+    """Pictures of two classes, and pairs side by side."""
+    folder = tmp_path_factory.mktemp("data")
+    for label in "ab":
+        pictures(folder / "classes" / label, n=8, seed=ord(label))
+    return {"classes": folder / "classes", "pairs": pictures(folder / "pairs", n=8, size=(32, 16), mode="RGB")}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", model_names())
+def test_a_few_steps_move_every_network_and_nothing_breaks(model: str, dtype: str, data: dict, tmp_path: Path):
+    assert model in SMALL, "a new family needs a line of tiny settings"
+    paired = hasattr(resolve(model, {}, ()).config, "source_channels")
+    source = data["pairs" if paired else "classes"]
+    steps = ("kimg=0.12", "tick=0.04", "snap=0.08", f"dtype={dtype}")
+    req = request(model, source, tmp_path / "run", *steps)
+    report = train(req)
+    assert report.nimg >= 120
+    recipe = resolve(model, {"data.path": str(source)}, req.settings)
+    fresh, trained = (new_state(recipe, torch.device("cpu")) for _ in range(2))
+    restore(newest(tmp_path / "run"), trained)
+    for name, net in networks(trained.nets).items():
+        before = dict(networks(fresh.nets)[name].named_parameters())
+        # A bias may stand where its gradient vanishes (the critic's last one, in a difference of means).
+        still = [k for k, p in net.named_parameters() if p.ndim > 1 and torch.equal(p, before[k])]
+        assert not still, f"{name}: {still} did not move"
+        assert all(p.dtype == torch.float32 for p in net.parameters())
+    assert not any(torch.equal(a, b) for a, b in zip(trained.ema.parameters(), fresh.ema.parameters(), strict=True))
+    lines = log(tmp_path / "run")
+    assert len(lines) >= 2 and all(len(line) >= 4 for line in lines)
+    # What was trained is a model for every other command.
+    assert load(str(tmp_path / "run"), device="cpu").model == model
+    drawn = list((tmp_path / "run" / "samples").glob("*.png"))
+    assert bool(drawn) == (model != "lenet")
+    assert (tmp_path / "run" / "reals.png").is_file()

@@ -1,0 +1,75 @@
+"""The order of the data: by seed and place alone, over epochs, ranks, micro-batches and restarts."""
+
+import itertools
+
+import numpy as np
+import torch
+
+from ganctl.data import DataConfig, Dataset
+from ganctl.data.loader import batches
+
+
+def numbered(n: int = 10, side: int = 4, pairs: bool = False) -> Dataset:
+    """Image k holds k at its left edge and k + 100 elsewhere; its pair holds one more."""
+    x = np.broadcast_to((np.arange(n, dtype=np.uint8) + 100)[:, None, None, None], (n, side, side, 1)).copy()
+    x[:, :, 0] -= 100
+    return Dataset(x, x + 1 if pairs else None, np.arange(n))
+
+
+def taken(count: int, data: Dataset, cfg: DataConfig | None = None, **options) -> list:
+    options = {"size": 4, "resolution": 4, "seed": 3, **options}
+    return list(itertools.islice(batches(data, cfg or DataConfig(), **options), count))
+
+
+def classes(got: list) -> list[int]:
+    return torch.cat([b.c for b in got]).tolist()
+
+
+def test_every_epoch_is_a_permutation_of_its_own():
+    order = classes(taken(5, numbered()))
+    assert sorted(order[:10]) == sorted(order[10:]) == list(range(10)) and order[:10] != order[10:]
+    assert order == classes(taken(5, numbered())) and order != classes(taken(5, numbered(), seed=4))
+    # Whatever the batch, the order is one; from any place it goes on.
+    assert order == classes(taken(10, numbered(), size=2))
+    assert order[8:] == classes(taken(3, numbered(), start=8))
+    first = taken(1, numbered())[0]
+    assert first.x.dtype == torch.uint8 and first.x.shape == (4, 1, 4, 4)
+    assert first.x[:, 0, 0, 0].tolist() == first.c.tolist()
+
+
+def test_fewer_images_than_a_batch_go_round():
+    assert sorted(classes(taken(1, numbered(3), size=6))) == [0, 0, 1, 1, 2, 2]
+
+
+def test_ranks_share_each_batch_and_micro_batches_are_shared_alike():
+    whole = taken(2, numbered(), size=8)
+    halves = [taken(2, numbered(), size=8, rank=r, world=2) for r in (0, 1)]
+    for b, left, right in zip(whole, *halves, strict=True):
+        assert torch.equal(torch.cat([left.c, right.c]), b.c)
+    # Micro-batches of 2 on two ranks: together they are the micro-batches of 4 of one process.
+    small = [taken(1, numbered(), size=8, rank=r, world=2, micro=2)[0].c for r in (0, 1)]
+    assert torch.equal(torch.cat([small[0][:2], small[1][:2], small[0][2:], small[1][2:]]), whole[0].c)
+
+
+def test_mirroring_and_cropping_depend_on_the_place_alone_and_treat_pairs_alike():
+    cfg = DataConfig(mirror=True, jitter=2)
+    data = numbered(side=6, pairs=True)
+    got = taken(25, data, cfg)
+    x, y = torch.cat([b.x for b in got]), torch.cat([b.y for b in got])
+    assert x.shape == (100, 1, 4, 4) and torch.equal(x + 1, y)
+    again = taken(3, data, cfg, start=40)
+    assert torch.equal(torch.cat([b.x for b in again]), x[40:52])
+    ranks = [taken(25, data, cfg, rank=r, world=2) for r in (0, 1)]
+    assert torch.equal(torch.cat([t for pair in zip(*ranks, strict=True) for t in (b.x for b in pair)]), x)
+    # The marked edge is seen at the left, at the right, and cropped away; never in the middle.
+    low = (x[:, 0, 0] < 100).tolist()
+    seen = {tuple(row) for row in low}
+    assert seen == {(True, False, False, False), (False, False, False, True), (False,) * 4}
+    # The data themselves stay as they were.
+    assert np.array_equal(data.x, numbered(side=6).x)
+
+
+def test_half_of_the_images_are_mirrored():
+    got = taken(100, numbered(), DataConfig(mirror=True))
+    flipped = (torch.cat([b.x for b in got])[:, 0, 0, -1] < 100).float().mean()
+    assert 0.42 < float(flipped) < 0.58
