@@ -375,6 +375,10 @@ def translate(images: "Sequence[np.ndarray]", model: "Model", seed: int, half: s
     below, right = -height % net.stride, -width % net.stride
     # numpy's reflection goes on past the image's own size, which torch's does not.
     padded = np.pad(flat, ((0, 0), (0, below), (0, right), (0, 0)), mode="reflect")
+    if model.device.type == "cuda":
+        # fp32 means fp32: TF32 convolutions would make a GPU's picture differ visibly from a CPU's.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
     kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(half or "")
     try:
         with torch.inference_mode(), torch.autocast(model.device.type, kind, enabled=kind is not None):
