@@ -21,7 +21,7 @@ def list_models(
     pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Part of a name, or a shell pattern.")] = "",
     task: Annotated[
         Literal["sample", "translate", "invert", "classify", "features"] | None,
-        typer.Option(help="Only models for this task; every sampler can be inverted."),
+        typer.Option(metavar="TASK", help="Only sample, translate, invert, classify or features."),
     ] = None,
     license: Annotated[str, typer.Option(help="Only this licence, such as Apache-2.0.")] = "",
     cached: Annotated[bool, typer.Option("--cached", help="Only what is on this machine.")] = False,
