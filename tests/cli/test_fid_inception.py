@@ -94,8 +94,8 @@ def test_the_zoo_pins_the_published_file() -> None:
 
 
 def test_offline_then_pulled_then_used(shell: Shell, served: Served) -> None:
-    pictures(shell.folder / "real", pixels(6, 0))
-    pictures(shell.folder / "fake", pixels(5, 1))
+    pictures(shell.folder / "real", pixels(4, 0))
+    pictures(shell.folder / "fake", pixels(3, 1))
     missing = shell("fid", "real", "fake", "--offline")
     assert (missing.code, missing.out) == (4, "")
     assert " hint: ganctl zoo pull inception-2015-12-05\n" in missing.err
@@ -111,18 +111,18 @@ def test_offline_then_pulled_then_used(shell: Shell, served: Served) -> None:
         "dims": 2048,
         "features": NAME,
         "weights_sha256": meta["weights_sha256"],
-        "n_real": 6,
-        "n_fake": 5,
-        "sizes": {"real": {"28x28": 6}, "fake": {"28x28": 5}},
+        "n_real": 4,
+        "n_fake": 3,
+        "sizes": {"real": {"28x28": 4}, "fake": {"28x28": 3}},
     }
     assert {k: stamp[k] for k in wanted} == wanted
-    assert done.err.splitlines()[-1] == f"fid, {NAME}, legacy_tensorflow, 2048 dimensions, 6 real, 5 fake images"
-    assert "warning: 'real' was converted to rgb\n    why: 6 grey images were repeated to RGB\n" in done.err
+    assert done.err.splitlines()[-1] == f"fid, {NAME}, legacy_tensorflow, 2048 dimensions, 4 real, 3 fake images"
+    assert "warning: 'real' was converted to rgb\n    why: 4 grey images were repeated to RGB\n" in done.err
     # Far fewer images than dimensions: a real, finite number.
     assert stamp["fid"] > 0
     # The real side is remembered by its listing, so its statistics cost no second pass.
     kept = fid(Path("real"), metrics="fid", save_stats="real.npz")
-    assert (kept.stamp["n"], kept.stamp["mode"], kept.stamp["status"]) == (6, "legacy_tensorflow", "written")
+    assert (kept.stamp["n"], kept.stamp["mode"], kept.stamp["status"]) == (4, "legacy_tensorflow", "written")
     assert served.hub.gets("pt_inception") == 1
 
 
@@ -161,8 +161,9 @@ def test_protocols_differ_and_do_not_mix(pulled: Shell, tiny: Tiny) -> None:
     assert "pass --dims 64" in str(fid("clean.npz", fake, metrics="fid", mode="clean").error.hint)  # type: ignore[union-attr]
     # A model, and LeNet beside Inception, in one pass; each under its own name.
     bundle = tiny("dcgan", resolution=16, channels=3, ngf=4, ndf=4, z_dim=8)
-    both = fid(real, bundle, metrics="fid,fd-lenet", dims=None, num=6)
-    assert [(r["metric"], r["n_fake"], r["dims"]) for r in both.results] == [("fid", 6, 2048), ("fd-lenet", 6, 84)]
+    few = pictures(Path("few"), pixels(2, 0, (40, 56), 3))
+    both = fid(few, bundle, metrics="fid,fd-lenet", num=2)
+    assert [(r["metric"], r["n_fake"], r["dims"]) for r in both.results] == [("fid", 2, 2048), ("fd-lenet", 2, 84)]
     assert any("have different sizes" in w for w in both.warnings)
 
 
