@@ -176,15 +176,14 @@ def test_bad_pictures_fail_alone_and_odd_ones_do_not(request_, photos, tmp_path)
     assert [r["status"] for r in results] == [r["status"] for r in sorted(results, key=lambda r: r["input"])]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_a_disk_that_fails_at_any_write_leaves_only_whole_files(request_, tmp_path, monkeypatch, code):
+def test_a_disk_that_fails_at_any_write_leaves_only_whole_files(request_, tmp_path, monkeypatch):
     request = replace(request_, steps=2)
     run(replace(request, out=str(tmp_path / "calm")))
     whole = bytes_of(tmp_path / "calm")
     for n in range(12):
         folder = tmp_path / f"inv{n}"
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", FullDisk(n, code))
+            patch.setattr(os, "fsync", FullDisk(n, errno.ENOSPC if n % 3 else errno.EIO))
             with pytest.raises(GanctlError, match="cannot write") as e:
                 run(replace(request, out=str(folder)))
         assert e.value.code == 1
@@ -226,7 +225,7 @@ def test_two_inputs_of_one_name_are_refused(request_, photos):
 
 def test_a_killed_run_goes_on_with_what_is_missing(ganctl: Shell, dcgan: Path, tmp_path: Path):
     photos, folder = tmp_path / "photos", ganctl.folder / "inv"
-    sample(SampleRequest(model=str(dcgan), num=8, out=str(photos), device="cpu"))
+    sample(SampleRequest(model=str(dcgan), num=6, out=str(photos), device="cpu"))
     command = ("invert", dcgan, photos, "-o", "inv", "--steps", 100, "-q")
     process = ganctl.start(*command)
     limit = time.monotonic() + 120
@@ -235,9 +234,9 @@ def test_a_killed_run_goes_on_with_what_is_missing(ganctl: Shell, dcgan: Path, t
     process.send_signal(signal.SIGKILL)
     process.communicate()
     kept = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.npz")}
-    assert 2 <= len(kept) < 8
+    assert 2 <= len(kept) < 6
     again = ganctl.ok(*command)
-    assert again.lines == [f"inv/seed{s:04d}.npz" for s in range(8)] and again.err == ""
+    assert again.lines == [f"inv/seed{s:04d}.npz" for s in range(6)] and again.err == ""
     run(InvertRequest(model=str(dcgan), inputs=(str(photos),), out=str(tmp_path / "calm"), steps=100, device="cpu"))
     assert bytes_of(folder) == bytes_of(tmp_path / "calm")
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
@@ -266,7 +265,7 @@ def test_the_command_line(ganctl: Shell, dcgan: Path, photos: Path):
     plan = ganctl.ok("invert", dcgan, photos, "--dry-run", PYTHONPROFILEIMPORTTIME="1")
     assert f"- {photos}/seed0011.png" in plan.lines and "out: out/tiny-dcgan/invert" in plan.lines
     assert not any(line.endswith(" torch") for line in plan.err.splitlines())
-    for option in (("--space", "w"), ("--loss", "lpips"), ("--method", "pti"), ("--noise",)):
+    for option in (("--space", "w"), ("--loss", "lpips"), ("--noise",)):
         refused = ganctl("invert", dcgan, photos, *option)
         assert refused.code == 2 and option[0] in refused.err and "hint: " in refused.err
     assert read_image((ganctl.folder / "out/tiny-dcgan/invert/stdin-rec.png").read_bytes(), name="x").pixels.any()
