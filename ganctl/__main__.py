@@ -17,6 +17,9 @@ class _Terminated(BaseException):
 def main() -> NoReturn:
     """Runs the command line in `sys.argv` and exits with its code."""
     code = _run(sys.argv[1:])
+    # All is done: a SIGTERM from here on could only break into the interpreter's own end.
+    with contextlib.suppress(ValueError, OSError):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # What the interpreter would flush on its way out is flushed here, where a closed pipe is no news.
     try:
         sys.stdout.flush()
