@@ -1,6 +1,7 @@
 """What every test shares: the command line in a process of its own, tiny real networks, and where golden files lie."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,9 @@ import pytest
 
 # Tests run in parallel processes: one thread each is fastest, and the same numbers everywhere. Before torch is loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A shell's background job ignores Ctrl-C, and so would every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("GANCTL_SHARED", ROOT.parent / "shared"))

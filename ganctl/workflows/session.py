@@ -204,6 +204,10 @@ def memory(device: Any) -> dict[str, float]:
         import torch
 
         return {"memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
+    # getrusage's peak would do everywhere, but on Linux a process inherits that of the one that started it.
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        return {"memory_gib": round(int(status.partition("VmHWM:")[2].split()[0]) / 2**20, 2)}
     try:
         import resource
     except ImportError:  # Windows
