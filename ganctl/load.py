@@ -55,12 +55,15 @@ def public_net(module: ModuleType) -> str:
 def best_net(bundle: Bundle) -> str:
     """The network of a bundle that users get: the public one's moving average where there is one.
 
-    Networks of no family of ours, such as Inception, are alone in their bundle.
+    Only the public network has an average, so that its name is enough, and torch is not loaded for it. Networks of no
+    family of ours, such as Inception, are alone in their bundle.
     """
+    averages = [net for net in bundle.nets if net.endswith("_ema")]
+    if len(averages) == 1:
+        return averages[0]
     if bundle.model not in model_names() and len(bundle.nets) == 1:
         return next(iter(bundle.nets))
-    name = public_net(family(bundle.model))
-    return f"{name}_ema" if f"{name}_ema" in bundle.nets else name
+    return public_net(family(bundle.model))
 
 
 def pick_device(device: str = "auto") -> "torch.device":

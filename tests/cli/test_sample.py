@@ -232,3 +232,6 @@ def test_the_built_in_default_draws_garments_offline(ganctl: Shell):
     assert a.shape == b.shape == (28, 28, 1) and (a != b).any()
     # Garments stand on black: dark corners, something bright in the middle.
     assert max(a[0, 0], a[0, -1]) < 40 and a[8:20, 8:20].max() > 100
+    # Pinned weights are checked again without loading a network.
+    again = ganctl.ok("sample", "-n", 2, "--offline", PYTHONPROFILEIMPORTTIME="1")
+    assert again.lines == done.lines and "torch" not in imported(again.err)
