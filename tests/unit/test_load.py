@@ -100,7 +100,7 @@ def edited(copy: Path, **changes: object) -> str:
 def test_bundles_that_are_not_what_they_say(copy: Path) -> None:
     good = json.loads((copy / "model.json").read_text())
     cases = {
-        "model": ({"model": "dcgna"}, UsageError, "known: "),
+        "model": ({"model": "dcgna"}, WeightsError, "known: "),
         "config": ({"config": {"resolutoin": 16}}, WeightsError, "unknown key 'resolutoin' (did you mean resolution?)"),
         "shape": ({"config": {**good["config"], "ngf": 8}}, WeightsError, "has shape"),
         "version": ({"format_version": 99}, WeightsError, "format_version is '99', this ganctl reads 1"),
