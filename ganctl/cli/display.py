@@ -133,6 +133,7 @@ class TickTable(Display):
 
     def tick(self, tick: Mapping[str, Any]) -> None:
         self.ticks = [*self.ticks[1 - self.ROWS :], dict(tick)]
+        self.note = ""  # the stage before training, or between two ticks, is over
         self.table.update(self._render(), refresh=True)
 
     def progress(self, stage: str, done: int, total: int) -> None:

@@ -137,13 +137,13 @@ def classifier_extractor(net: Any, name: str, weights_sha256: str, *, device: to
         return resize(to_channels(pixels, channels), size)
 
     def extract(images: Sequence[np.ndarray]) -> Tensor:
-        return _features(net.features, from_pixels(np.stack(images), net.x.range).to(device))
+        return _in_halves(net.features, from_pixels(np.stack(images), net.x.range).to(device))
 
     return Extractor(name, f"{size[1]}x{size[0]}x{channels}", dims, weights_sha256, prepare, extract)
 
 
 def _features(features: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Features of a batch. A CPU takes few images at a time: activations that fit its cache are twice as fast."""
+    """Inception's features of a batch. A CPU takes few at a time: activations that fit its cache are twice as fast."""
     size = max(TOGETHER, torch.get_num_threads()) if x.device.type == "cpu" else len(x)
     return torch.cat([_in_halves(features, part) for part in x.split(size)])
 

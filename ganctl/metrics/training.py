@@ -68,7 +68,16 @@ def _stats(
     def work(pixels: np.ndarray) -> list[tuple[np.ndarray]]:
         return [(extractor.prepare(pixels),)]
 
-    (moments,) = gather(_images(batches, limit), work, [extractor], batch_size=64, workers=2)
+    # Small networks cost little an image and much a call.
+    batch_size = 64 if found.inception else 512
+    (moments,) = gather(
+        _images(batches, limit),
+        work,
+        [extractor],
+        batch_size=batch_size,
+        workers=2,
+        done=lambda n: reporter.progress(f"features for {found.id}", n, 0),
+    )
     return extractor.stats(moments)
 
 
