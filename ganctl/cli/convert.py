@@ -18,7 +18,7 @@ def convert(
         ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", metavar="BUNDLE/", help="The folder. Default: out/IN/convert/")
+        str | None, typer.Option("--outdir", "-o", metavar="BUNDLE/", help="The folder. Default: out/IN/convert/")
     ] = None,
     license: Annotated[str, typer.Option(help="The weights' licence, such as MIT, for the bundle's card.")] = "",
     list_layouts: Annotated[bool, typer.Option("--list", help="Print the layouts that are known.")] = False,

@@ -22,7 +22,7 @@ def interpolate(
     out: Annotated[
         str | None,
         typer.Option(
-            "--out",
+            "--outdir",
             "-o",
             metavar="walk.mp4|.webm|.gif|DIR/|-",
             help="- is a y4m stream for ffmpeg. Default: out/MODEL/interpolate/walk.gif",

@@ -16,7 +16,7 @@ def invert(
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option("--out", "-o", metavar="DIR|x.npz", help="Default: out/MODEL/invert/", rich_help_panel=IMAGES),
+        typer.Option("--outdir", "-o", metavar="DIR|x.npz", help="Default: out/MODEL/invert/", rich_help_panel=IMAGES),
     ] = None,
     method: Annotated[
         Literal["optimize", "encoder"] | None,

@@ -23,7 +23,7 @@ def sample(
         rich_help_panel=WHICH)] = None,
     latents: Annotated[list[str] | None, typer.Option(metavar="F.npz…", rich_help_panel=WHICH,
         help="In place of seeds: from --save-latents or invert.")] = None,
-    out: Annotated[str | None, typer.Option("-o", "--out", metavar="DIR|x.png|x.zip|-", rich_help_panel=WHERE,
+    out: Annotated[str | None, typer.Option("-o", "--outdir", metavar="DIR|x.png|x.zip|-", rich_help_panel=WHERE,
         help="A folder, one image, a zip, or - for stdout (image, or tar of many). Default: out/MODEL/sample.")] = None,
     format: Annotated[Literal["png", "jpg", "webp", "npy"] | None, typer.Option(help="Default: png, or -o's suffix.",
         rich_help_panel=WHERE)] = None,

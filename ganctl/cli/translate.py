@@ -19,7 +19,7 @@ def translate(
     out: Annotated[
         str | None,
         typer.Option(
-            "--out",
+            "--outdir",
             "-o",
             metavar="FILE|DIR|-",
             help="A file (one input), a folder (stems and tree kept), or - for the bytes. "
