@@ -8,7 +8,7 @@ from ganctl.cli import launch, show
 from ganctl.errors import UsageError
 
 DATA, MODEL, RUN = "Data", "Model and optimiser", "Run"
-RESUME = "auto: go on; never: begin anew; PATH: begin from another run's state."
+RESUME = "auto: go on; never: refuse an old run; PATH: begin from its state."
 
 
 def train(
