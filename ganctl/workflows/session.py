@@ -18,6 +18,7 @@ from ganctl.errors import quoted
 from ganctl.io.files import atomic_write, write_error
 from ganctl.io.progress import Reporter
 from ganctl.workflows.recipe import Recipe
+from ganctl.workflows.report import write_report
 from ganctl.workflows.stopping import duration_text
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Session:
             if replace:
                 for name in ("snapshots", "samples"):
                     shutil.rmtree(self.run / name, ignore_errors=True)
-                for name in ("log.jsonl", "reals.png", "run.json"):
+                for name in ("log.jsonl", "reals.png", "run.json", "report.html"):
                     (self.run / name).unlink(missing_ok=True)
             # First: a folder with a recipe.yaml is a run, whatever else it lacks yet.
             with atomic_write(self.run / "recipe.yaml") as f:
@@ -137,6 +138,7 @@ class Session:
         )
         if planned:
             checkpoint.prune(self.run, self.recipe.train.keep, self.scores.best)
+            write_report(self.run, write_yaml(self.recipe.plain()))
 
     def _draw(self) -> None:
         from ganctl.train.checkpoint import name_of

@@ -33,7 +33,7 @@ def test_a_run_writes_its_folder_and_prints_its_last_snapshot(ganctl, tmp_path: 
         r"kimg 0.04  s/kimg \S+  eta 0m \d\ds  D_loss 1\.\d+  G_loss 0\.\d+  memory_gib 0\.\d+", ticks[0]
     ), ticks[0]
     assert sorted(p.name for p in folder.iterdir()) == [
-        *("log.jsonl", "reals.png", "recipe.yaml", "run.json", "samples", "snapshots"),
+        *("log.jsonl", "reals.png", "recipe.yaml", "report.html", "run.json", "samples", "snapshots"),
     ]
     steps = ("000000", "000000.200", "000000.400", "000000.600", "000000.800", "000001")
     assert sorted(p.name for p in (folder / "samples").iterdir()) == sorted(f"{s}.png" for s in steps)

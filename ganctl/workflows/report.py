@@ -1,0 +1,147 @@
+"""RUN/report.html: one page that shows a run, needs nothing beside it, and is renewed at every snapshot."""
+
+import base64
+import contextlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ganctl.io.files import atomic_write
+
+GRIDS = 60
+"""Sample grids in the page, spread over the run."""
+POINTS = 500
+"""Of each curve."""
+WIDTH, HEIGHT = 460, 150
+NOT_CURVES = ("nimg", "kimg", "time", "step")
+UNITS = {"sec_per_kimg": "seconds per thousand images"}
+
+Points = list[tuple[float, float]]
+"""(kimg, value), in order."""
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 980px; margin: 2rem auto; padding: 0 1rem; }
+h1, h2 { font-weight: 600; } h2 { margin-top: 2.2rem; }
+figure { display: inline-block; margin: 0 1rem 1rem 0; } figcaption { font-size: 13px; }
+svg { background: color-mix(in srgb, currentColor 5%, transparent); }
+polyline { fill: none; stroke: #3b82f6; stroke-width: 1.5; }
+svg text { font-size: 11px; fill: currentColor; } img { image-rendering: pixelated; min-width: 476px; max-width: 100%; }
+td { padding: 0 1.2rem 0 0; vertical-align: top; } pre { overflow-x: auto; }
+input[type=range] { width: 476px; max-width: 100%; }
+"""
+
+
+def write_report(run: Path, recipe: str) -> None:
+    """Renews the page from what the run has on the disk. `recipe` is its YAML text. Raises GanctlError (disk full)."""
+    facts: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        facts = dict(json.loads((run / "run.json").read_text(encoding="utf-8")))
+    curves = read_curves(run / "log.jsonl")
+    grids = thinned(sorted((run / "samples").glob("*.png")), GRIDS)
+    with atomic_write(run / "report.html") as f:
+        f.write(page(run.resolve().name, facts, curves, grids, recipe, run / "reals.png").encode())
+
+
+def read_curves(log: Path) -> dict[str, Points]:
+    """Every number that the log follows, by name. Lines that are cut short are left out."""
+    curves: dict[str, Points] = {}
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
+        try:
+            row = json.loads(line)
+            kimg = float(row["kimg"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        for name, value in row.items():
+            if name not in NOT_CURVES and isinstance(value, int | float) and math.isfinite(value):
+                curves.setdefault(name, []).append((kimg, float(value)))
+    # Speed goes last: the losses are what one looks for.
+    names = sorted(curves, key=lambda name: name in UNITS)
+    return {name: thinned(curves[name], POINTS) for name in names}
+
+
+def thinned(items: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` of the items, evenly spread, the last one always among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def page(
+    name: str, facts: Mapping[str, Any], curves: Mapping[str, Points], grids: Sequence[Path], recipe: str, reals: Path
+) -> str:
+    kimg = max((points[-1][0] for points in curves.values()), default=0.0)
+    return "\n".join(
+        [
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name)}</title>',
+            f"<style>{STYLE}</style></head><body>",
+            f"<h1>{escape(name)}</h1>\n<p>{kimg:g} thousand images seen.</p>",
+            _samples(grids),
+            "<h2>Curves</h2>" if curves else "",
+            *(curve(label, points) for label, points in curves.items()),
+            f'<h2>Real images</h2>\n<img alt="real images" src="{_inline(reals)}">' if reals.is_file() else "",
+            "<h2>How it was made</h2>",
+            _table(facts),
+            f"<pre>{escape(recipe)}</pre>",
+            "</body></html>\n",
+        ]
+    )
+
+
+def curve(label: str, points: Points) -> str:
+    """One curve as SVG: the value over kimg, its extremes written at the axis, its last value in the caption."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    low, high = min(ys), max(ys)
+    wide, tall = (xs[-1] - xs[0]) or 1.0, (high - low) or 1.0
+    path = " ".join(
+        f"{(x - xs[0]) / wide * WIDTH:.1f},{HEIGHT - 4 - (y - low) / tall * (HEIGHT - 8):.1f}" for x, y in points
+    )
+    text = (
+        f'<text x="4" y="12">{high:.4g}</text><text x="4" y="{HEIGHT - 4}">{low:.4g}</text>'
+        f'<text x="{WIDTH - 4}" y="{HEIGHT - 4}" text-anchor="end">{xs[-1]:g} kimg</text>'
+    )
+    title = UNITS.get(label, label)
+    return (
+        f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
+        f'aria-label="{escape(title)}"><polyline points="{path}"/>{text}</svg>'
+        f"<figcaption>{escape(title)}: {ys[-1]:.4g}</figcaption></figure>"
+    )
+
+
+def _samples(grids: Sequence[Path]) -> str:
+    """The grids over time behind one slider, the newest shown."""
+    if not grids:
+        return ""
+    images = json.dumps([[p.stem.lstrip("0") or "0", _inline(p)] for p in grids])
+    last = len(grids) - 1
+    # `</` would end the script; no base64 text or number holds it.
+    return f"""<h2>Samples</h2>
+<p><img id="grid" alt="samples"><br>
+<input id="at" type="range" min="0" max="{last}" value="{last}"> <span id="kimg"></span> kimg</p>
+<script>
+const grids = {images}, at = document.getElementById("at");
+const kimg = document.getElementById("kimg"), grid = document.getElementById("grid");
+at.oninput = () => {{ [kimg.textContent, grid.src] = grids[at.value]; }};
+at.oninput();
+</script>"""
+
+
+def _table(facts: Mapping[str, Any]) -> str:
+    rows = []
+    for key, value in facts.items():
+        if key == "argv":
+            key, value = "command", " ".join(["ganctl", *map(str, value)])
+        if key == "skipped":
+            key, value = "images left out", len(value)
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        if value not in ("", [], None):
+            rows.append(f"<tr><td>{escape(key)}</td><td>{escape(str(value))}</td></tr>")
+    return "<table>\n" + "\n".join(rows) + "\n</table>"
+
+
+def _inline(picture: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
