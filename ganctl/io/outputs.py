@@ -127,6 +127,8 @@ def _compared(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "not given"
     text = str(value)
     return quoted(text if len(text) <= 40 else text[:37] + "...")
 

@@ -251,7 +251,7 @@ def test_what_is_there_is_kept_completed_or_replaced(tmp_path: Path) -> None:
     assert (out / "model.json").stat().st_mtime_ns == before
     with pytest.raises(UsageError, match=r"refused to overwrite .*model was 'a.pth' and is now 'b.pth'"):
         convert(other, out)
-    with pytest.raises(UsageError, match="license was 'None' and is now 'MIT'"):
+    with pytest.raises(UsageError, match="license was not given and is now 'MIT'"):
         convert(first, out, license="MIT")
     assert convert(other, out, overwrite=True)["status"] == "written"
     assert same(out, "G", {k: v + 1 for k, v in published("dcgan")["G"].items()})

@@ -62,7 +62,7 @@ def test_one_file_a_seed_in_order_and_the_same_again_costs_no_torch(ganctl: Shel
     other = ganctl(*command, "--size", 32)
     assert other.code == 2 and other.out == ""
     assert other.err.splitlines()[0] == "error: refused to overwrite 'out/seed0085.png'"
-    assert "why: another request wrote it: size was 'None' and is now '32'" in other.err
+    assert "why: another request wrote it: size was not given and is now '32'" in other.err
     assert "hint: pass --overwrite" in other.err
     assert bytes_of(ganctl.folder / "out") == made
 
