@@ -75,17 +75,6 @@ def write_npz(path: Path, arrays: "Mapping[str, np.ndarray]", request: Mapping[s
         np.savez(f, allow_pickle=False, **fields)  # type: ignore[arg-type]
 
 
-def npz_request(arrays: "Mapping[str, np.ndarray]") -> dict[str, Any] | None:
-    """The request kept in arrays read by `read_npz`, or None."""
-    if REQUEST not in arrays or arrays[REQUEST].dtype.kind != "U" or arrays[REQUEST].size != 1:
-        return None
-    try:
-        found = json.loads(str(arrays[REQUEST].reshape(-1)[0]))
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
 def _check_members(members: "list[zipfile.ZipInfo]", where: str) -> None:
     if not members:
         raise UsageError(where, "it holds no arrays")

@@ -1,6 +1,5 @@
 """Features of many images in constant memory: threads decode, one network reads, moments are kept."""
 
-import contextlib
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from ganctl.metrics.catalog import INCEPTION, Metric
 from ganctl.metrics.resize import inception_input, on_cpu
 from ganctl.metrics.statistics import Moments, Stats
 from ganctl.nn.features.inception import Inception
+from ganctl.nn.precision import products
 
 T = TypeVar("T")
 Pixels = UInt8[np.ndarray, "h w c"]
@@ -152,25 +152,13 @@ def _features(features: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def _in_halves(features: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Features of a batch, halved as often as the device's memory asks for."""
     try:
-        with _exact():
+        with products(tf32=False):
             return features(x).cpu()
     except torch.OutOfMemoryError as e:
         if len(x) == 1:
             raise DeviceError("out of memory", f"a batch of 1 does not fit on {x.device}", "try --device cpu") from e
     half = len(x) // 2
     return torch.cat([_in_halves(features, x[:half]), _in_halves(features, x[half:])])
-
-
-@contextlib.contextmanager
-def _exact() -> Iterator[None]:
-    """fp32 means fp32: TF32 moves features in the third digit, and with them the score."""
-    cudnn, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
-    before = cudnn.fp32_precision, matmul.fp32_precision
-    cudnn.fp32_precision = matmul.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        cudnn.fp32_precision, matmul.fp32_precision = before
 
 
 def gather(

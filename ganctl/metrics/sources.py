@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from ganctl.errors import UsageError, quoted
 from ganctl.io.idx import IdxImage
@@ -15,6 +14,7 @@ from ganctl.io.listing import ImageRef
 from ganctl.load import Model
 from ganctl.metrics.features import Extractor, Prepared
 from ganctl.metrics.statistics import Seen
+from ganctl.nn.precision import inference
 from ganctl.protocols import Sampler
 
 CHANNELS = {1: "grey", 3: "rgb", 4: "rgba"}
@@ -110,6 +110,6 @@ def sampled(model: Model, n: int, seed: int, batch_size: int) -> Iterator[np.nda
     net: Any = model.net
     for start in range(seed, seed + n, batch_size):
         seeds = range(start, min(start + batch_size, seed + n))
-        with torch.inference_mode():
+        with inference(model.device):
             images = net.sample(net.prior(seeds).to(model.device))
         yield from to_pixels(images, net.x.range)

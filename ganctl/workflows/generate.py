@@ -81,17 +81,14 @@ def _computing(model: "Model", half: str | None) -> Iterator[None]:
     """The settings under which pictures are made."""
     import torch
 
-    if model.device.type == "cuda":
-        # fp32 means fp32: TF32 convolutions would make a GPU's picture differ visibly from a CPU's.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
+    from ganctl.nn.precision import inference
+
     threads = torch.get_num_threads()
     height, width = model.net.x.size
     if height * width <= SMALL:
         torch.set_num_threads(1)
-    types = {"fp16": torch.float16, "bf16": torch.bfloat16}
     try:
-        with torch.inference_mode(), torch.autocast(model.device.type, types.get(half or ""), enabled=half is not None):
+        with inference(model.device, half):
             yield
     finally:
         torch.set_num_threads(threads)

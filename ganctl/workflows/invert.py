@@ -302,6 +302,7 @@ class Work:
         import torch
 
         from ganctl.inversion.optimize import psnr, squared_error
+        from ganctl.nn.precision import inference
         from ganctl.protocols import Sampler
 
         net = self.model.net
@@ -311,7 +312,7 @@ class Work:
         picture = net.sample if isinstance(net, Sampler) else net.decode
         try:
             z = self.search(x, mask, group, frames) if self.method == "optimize" else self.encode(x)
-            with torch.inference_mode():
+            with inference(self.model.device):
                 # One by one, as `sample` does it: then -rec.png is the picture `sample --latents` makes.
                 y = torch.cat([picture(one[None]) for one in z])
         except torch.OutOfMemoryError as e:
@@ -327,7 +328,9 @@ class Work:
     def encode(self, x: "Tensor") -> "Tensor":
         import torch
 
-        with torch.inference_mode():
+        from ganctl.nn.precision import inference
+
+        with inference(self.model.device):
             return torch.cat([self.model.net.encode(one[None]) for one in x])
 
     def search(

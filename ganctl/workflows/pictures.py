@@ -30,12 +30,11 @@ def reals(data: "Dataset", path: Path) -> None:
 
 def progress_grid(net: Any, data: "Dataset", recipe: Recipe, path: Path, device: Any) -> None:
     """Samples of seeds 0 to 63; of a translator, rows of source, result and target. A classifier shows nothing."""
-    import torch
-
     from ganctl.io.images import from_pixels
+    from ganctl.nn.precision import inference
     from ganctl.protocols import Sampler, Translator
 
-    with torch.inference_mode():
+    with inference(device):
         if isinstance(net, Sampler):
             images = net.sample(net.prior(range(CELLS)).to(device))
             write_image(path, grid(list(to_pixels(images, net.x.range)), 8))
@@ -50,10 +49,9 @@ def progress_grid(net: Any, data: "Dataset", recipe: Recipe, path: Path, device:
 
 def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str, Any]) -> float:
     """A metric of the sampler's first seeds against the training data, whose side is kept in `real`."""
-    import torch
-
     from ganctl.metrics import training
     from ganctl.metrics.catalog import METRICS
+    from ganctl.nn.precision import inference
 
     device = next(net.parameters()).device
     # fid5k and fid50k_full fix their number of samples by name.
@@ -62,8 +60,9 @@ def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str
     def samples() -> Any:
         for start in range(0, n, step):
             seeds = range(start, min(start + step, n))
-            with torch.inference_mode():
-                yield to_pixels(net.sample(net.prior(seeds).to(device)), net.x.range)
+            with inference(device):
+                images = net.sample(net.prior(seeds).to(device))
+            yield to_pixels(images, net.x.range)
 
     if metric not in real:
         real[metric] = real_side(metric, data, device)

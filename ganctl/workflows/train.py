@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +157,7 @@ def run(request: TrainRequest, reporter: Reporter = SILENT, on_tick: OnTick = la
 def _run(request: TrainRequest, stop: Stop, reporter: Reporter, on_tick: OnTick, begun: float) -> TrainReport | None:
     plan = check(request)
     from ganctl.load import pick_device
+    from ganctl.nn.precision import products
     from ganctl.train import distributed
 
     if not request.estimate and not plan.replace and (done := _finished(plan, reporter)):
@@ -286,22 +287,6 @@ def _fit(session: "Session", stop: Stop) -> None:
         where = f"training stopped at {p.nimg / 1000:g} of {recipe.train.kimg:g} kimg"
         hint = f"run the same command again, or: ganctl train {session.run}"
         raise stop.error(where, "a snapshot was saved", hint)
-
-
-@contextlib.contextmanager
-def products(*, tf32: bool) -> Iterator[None]:
-    """Matrix products and convolutions on CUDA in TF32 or in full fp32; the CPU knows only the latter."""
-    import torch
-
-    places: Any = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-    before = [place.fp32_precision for place in places]
-    for place in places:
-        place.fp32_precision = "tf32" if tf32 else "ieee"
-    try:
-        yield
-    finally:
-        for place, value in zip(places, before, strict=True):
-            place.fp32_precision = value
 
 
 def open_data(recipe: Recipe, workers: int, reporter: Reporter) -> "Dataset":

@@ -369,19 +369,16 @@ def translate(images: "Sequence[np.ndarray]", model: "Model", seed: int, half: s
     import numpy as np
     import torch
 
+    from ganctl.nn.precision import inference
+
     net = model.net
     height, width = images[0].shape[:2]
     flat = np.stack([to_channels(image, net.source.channels) for image in images])
     below, right = -height % net.stride, -width % net.stride
     # numpy's reflection goes on past the image's own size, which torch's does not.
     padded = np.pad(flat, ((0, 0), (0, below), (0, right), (0, 0)), mode="reflect")
-    if model.device.type == "cuda":
-        # fp32 means fp32: TF32 convolutions would make a GPU's picture differ visibly from a CPU's.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
-    kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(half or "")
     try:
-        with torch.inference_mode(), torch.autocast(model.device.type, kind, enabled=kind is not None):
+        with inference(model.device, half):
             y = net.translate(from_pixels(padded, net.source.range).to(model.device), seed=seed)
         pixels = to_pixels(y, net.target.range)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:

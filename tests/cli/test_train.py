@@ -17,7 +17,8 @@ from PIL import Image
 from ganctl.config import read_yaml
 from ganctl.errors import DivergedError, UsageError, WeightsError
 from ganctl.io.progress import Reporter
-from ganctl.workflows.train import products, run
+from ganctl.nn.precision import products
+from ganctl.workflows.train import run
 from tests.cli.runs import arguments, kept, log, newest, pictures, request, train
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ganctl.errors import UsageError
-from ganctl.io.arrays import npz_bytes, npz_request, read_npz, write_npz
+from ganctl.io.arrays import npz_bytes, read_npz, write_npz
+from ganctl.io.outputs import request_in
 
 
 def header(array_like: bytes, shape: str, descr: str = "'<f8'") -> bytes:
@@ -42,11 +43,11 @@ def test_round_trip(tmp_path):
     }
     write_npz(tmp_path / "a.npz", arrays, {"seed": 1, "model": "dcgan-mnist"})
     back = read_npz(tmp_path / "a.npz")
-    assert npz_request(back) == {"seed": 1, "model": "dcgan-mnist"}
+    assert request_in(tmp_path / "a.npz") == {"seed": 1, "model": "dcgan-mnist"}
     for name, array in arrays.items():
         assert back[name].dtype == array.dtype and np.array_equal(back[name], array)
-    assert npz_request(arrays) is None
     np.savez_compressed(tmp_path / "c.npz", **arrays)
+    assert request_in(tmp_path / "c.npz") is None
     assert np.array_equal(read_npz(tmp_path / "c.npz")["fortran"], arrays["fortran"])
     (tmp_path / "b.npz").write_bytes(npz_bytes(arrays))
     assert set(read_npz(tmp_path / "b.npz")) == set(arrays)

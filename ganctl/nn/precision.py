@@ -1,0 +1,43 @@
+"""In which number format a device computes: one switch for TF32, one for half precision."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@contextlib.contextmanager
+def products(*, tf32: bool) -> Iterator[None]:
+    """Matrix products and convolutions on CUDA in TF32 or in full fp32; the CPU knows only the latter.
+
+    TF32 is for training alone: it moves features, and so scores, in the third digit, and would make a GPU's picture
+    differ visibly from a CPU's.
+    """
+    places: Any = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "tf32" if tf32 else "ieee"
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
+
+
+@contextlib.contextmanager
+def inference(device: torch.device, half: str | None = None) -> Iterator[None]:
+    """How a picture is made: without gradients, fp32 as fp32, or under autocast to `half` ('fp16' or 'bf16').
+
+    On CUDA with cuDNN's repeatable algorithms: the same picture every time.
+    """
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    autocast = torch.autocast(device.type, HALVES.get(half or ""), enabled=half is not None)
+    try:
+        with torch.inference_mode(), products(tf32=False), autocast:
+            yield
+    finally:
+        torch.backends.cudnn.deterministic = before
