@@ -12,6 +12,8 @@ from ganctl.errors import UsageError, quoted
 from ganctl.io.arrays import read_npz, write_npz
 from ganctl.metrics.catalog import METRICS
 
+ARRAYS = ("mu", "sigma", "feats")
+"""The fields of Stats that are arrays of the file themselves, under the names that the field's tools use."""
 PENDING = 1024
 """Features folded in at a time: one large product is many times faster than one per batch."""
 
@@ -45,7 +47,11 @@ class Stats:
     weights_sha256: str | None = None
     resolution: int | None = None
     mirror: bool = False
+    dtype: str = "fp32"
+    """Number format of the network: fp32, bf16 or fp16."""
     seen: Seen = field(default_factory=Seen)
+    feats: Float[np.ndarray, "n d"] | None = None
+    """The features themselves, float32; kept only for metrics that moments do not give (KID, precision and recall)."""
 
     @property
     def dims(self) -> int:
@@ -91,9 +97,11 @@ class Moments:
 
 
 def write_stats(path: Path, stats: Stats, request: dict[str, Any] | None = None) -> None:
-    """An .npz with pytorch-fid's `mu` and `sigma`, and how they were made beside them. Atomic."""
-    stamp = {k: v for k, v in asdict(replace(stats, mu=None, sigma=None)).items() if k not in ("mu", "sigma")}  # type: ignore[arg-type]
-    fields = {"mu": stats.mu, "sigma": stats.sigma, "stamp": np.array(json.dumps(stamp, sort_keys=True))}
+    """An .npz with pytorch-fid's `mu` and `sigma`, clean-fid's `feats` if kept, and how they were made. Atomic."""
+    stamp = asdict(replace(stats, **dict.fromkeys(ARRAYS)))
+    stamp = {k: v for k, v in stamp.items() if k not in ARRAYS}
+    fields = {k: getattr(stats, k) for k in ARRAYS if getattr(stats, k) is not None}
+    fields["stamp"] = np.array(json.dumps(stamp, sort_keys=True))
     # The main ones also stand for themselves, for readers that know no JSON.
     fields |= {k: np.array(stamp[k]) for k in ("n", "features", "mode", "weights_sha256") if stamp[k] is not None}
     write_npz(path, fields, request)
@@ -114,7 +122,16 @@ def read_stats(path: Path | str) -> Stats:
     if mu.ndim != 1 or not mu.size or sigma.shape != (mu.size, mu.size):
         raise UsageError(where, f"mu has shape {mu.shape} and sigma {sigma.shape}, not (d,) and (d, d)")
     _check_covariance(sigma, where)
-    return replace(_stamped(arrays, where), mu=mu, sigma=sigma)
+    stats = replace(_stamped(arrays, where), mu=mu, sigma=sigma)
+    return replace(stats, feats=_feats(arrays["feats"], stats, where)) if "feats" in arrays else stats
+
+
+def _feats(feats: np.ndarray, stats: Stats, where: str) -> Float[np.ndarray, "n d"]:
+    if feats.dtype.kind != "f":
+        raise UsageError(where, f"feats are {feats.dtype}, not floating-point numbers")
+    if feats.ndim != 2 or feats.shape[1] != stats.dims or len(feats) != (stats.n or len(feats)):
+        raise UsageError(where, f"feats has shape {feats.shape}, not ({stats.n or 'n'}, {stats.dims})")
+    return feats.astype(np.float32, copy=False)
 
 
 def _check_covariance(sigma: np.ndarray, where: str) -> None:
@@ -138,7 +155,7 @@ def _stamped(arrays: dict[str, np.ndarray], where: str) -> Stats:
     try:
         stamp = json.loads(str(arrays["stamp"].reshape(-1)[0]))
         seen = Seen(**stamp.pop("seen"))
-        stats = Stats(none, none, seen=seen, **stamp)
+        stats = Stats(none, none, seen=seen, feats=None, **stamp)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as e:
         raise UsageError(where, "its record of how it was made is damaged") from e
     texts = (stats.features, stats.mode, stats.weights_sha256)
@@ -149,6 +166,7 @@ def _stamped(arrays: dict[str, np.ndarray], where: str) -> Stats:
         or any(c is not None and type(c) is not int for c in counts)
         or not all(isinstance(t, dict) and all(type(v) is int for v in t.values()) for t in tables)
         or type(seen.skipped) is not int
+        or not isinstance(stats.dtype, str)
     ):
         raise UsageError(where, "its record of how it was made is damaged")
     if stats.n is not None and stats.n < 2:
@@ -156,7 +174,7 @@ def _stamped(arrays: dict[str, np.ndarray], where: str) -> Stats:
     return stats
 
 
-def check_fit(stats: Stats, *, source: str, features: str, mode: str, dims: int) -> None:
+def check_fit(stats: Stats, *, source: str, features: str, mode: str, dims: int, dtype: str = "fp32") -> None:
     """Raises UsageError unless statistics were made by the network and protocol of this run. Unrecorded ones pass."""
     where = f"cannot use statistics {quoted(source)}"
     if stats.features not in (None, features):
@@ -168,6 +186,9 @@ def check_fit(stats: Stats, *, source: str, features: str, mode: str, dims: int)
         raise UsageError(where, f"they were made in mode {stats.mode}, this run uses {mode}", hint)
     if stats.dims != dims:
         raise UsageError(where, f"they have {stats.dims} dimensions, this run uses {dims}", f"pass --dims {stats.dims}")
+    if stats.features is not None and stats.dtype != dtype:
+        hint = f"pass --dtype {stats.dtype}, or make them again from the images"
+        raise UsageError(where, f"they were made in {stats.dtype}, this run uses {dtype}", hint)
 
 
 def _names(arrays: dict[str, np.ndarray]) -> str:

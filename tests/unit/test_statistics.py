@@ -112,6 +112,17 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     }
     with np.load(tmp_path / "a.npz") as plain:  # for readers that know only the field's layout
         assert {"mu", "sigma", "n", "features", "mode"} <= set(plain.files)
+        assert "feats" not in plain.files
+
+
+def test_features_are_kept_when_asked_for_and_the_dtype_always(tmp_path: Path) -> None:
+    feats = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
+    write_stats(tmp_path / "a.npz", stats(**OURS, dtype="bf16", feats=feats))
+    read = read_stats(tmp_path / "a.npz")
+    assert read.feats is not None and read.feats.dtype == np.float32 and read.dtype == "bf16"
+    np.testing.assert_array_equal(read.feats, feats)
+    with np.load(tmp_path / "a.npz") as plain:
+        assert "feats" not in json.loads(str(plain["stamp"]))
 
 
 def test_statistics_of_other_tools_are_read_and_said_to_record_nothing(
@@ -164,6 +175,11 @@ def test_statistics_of_another_protocol_are_refused(tmp_path: Path, monkeypatch:
     with pytest.raises(UsageError, match="they are features of clip, this run uses lenet"):
         check_fit(stats(features="clip"), source="x", features="lenet", mode="m", dims=6)
     check_fit(stats(d=6, **kept), source="x", dims=6, **kept)
+    with pytest.raises(UsageError, match="they were made in bf16, this run uses fp32") as caught:
+        check_fit(stats(d=6, dtype="bf16", **kept), source="x", dims=6, **kept)
+    assert caught.value.hint.startswith("pass --dtype bf16")
+    check_fit(stats(d=6, dtype="bf16", **kept), source="x", dims=6, dtype="bf16", **kept)
+    check_fit(stats(d=6), source="x", dims=6, dtype="bf16", **kept)
 
 
 def _edited(**changes: Any) -> dict[str, np.ndarray]:
@@ -205,6 +221,14 @@ BROKEN = {
     "stamp without seen": (_edited(stamp=np.array("{}")), "record of how it was made is damaged"),
     "stamp with more": (_edited(stamp=_stamp(mu=3)), "record of how it was made is damaged"),
     "stamp of other types": (_edited(stamp=_stamp(n="many")), "record of how it was made is damaged"),
+    "stamp of features": (_edited(stamp=_stamp(feats=[[1.0]])), "record of how it was made is damaged"),
+    "stamp without a dtype": (_edited(stamp=_stamp(dtype=None)), "record of how it was made is damaged"),
+    "features of other dimensions": (_edited(feats=np.zeros((50, 5))), r"feats has shape \(50, 5\), not \(n, 6\)"),
+    "features of other images": (
+        _edited(stamp=_stamp(), feats=np.zeros((49, 6))),
+        r"feats has shape \(49, 6\), not \(50, 6\)",
+    ),
+    "integers as features": (_edited(feats=np.zeros((50, 6), int)), "feats are int64, not floating-point"),
     "deep stamp": (_edited(stamp=np.array("[" * 100_000)), "record of how it was made is damaged"),
 }
 
