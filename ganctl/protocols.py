@@ -25,6 +25,19 @@ class Sampler(Protocol):
 
 
 @runtime_checkable
+class StyleSampler(Sampler, Protocol):
+    """z → w → x: a sampler with a second latent space, which its mapping network makes of the prior."""
+
+    def map(self, z: Float[Tensor, "n *z"]) -> Float[Tensor, "n l w"]:
+        """One style w per layer of the synthesis network."""
+        ...
+
+    def synthesize(self, w: Float[Tensor, "n l w"]) -> Float[Tensor, "n c h w2"]:
+        """Images in `x.range`, with the network's constant noise: `sample(z)` is `synthesize(map(z))`."""
+        ...
+
+
+@runtime_checkable
 class Translator(Protocol):
     """y = F(x): one image in, one out. Input sides must be multiples of `stride`."""
 
