@@ -2,15 +2,14 @@
 
 import numpy as np
 from jaxtyping import Float, Num
-from scipy.ndimage import correlate1d
 
 from ganctl.metrics.psnr import PEAK, check_pair
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales, finest first: Wang et al. 2003, section 3.2."""
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
-STRIP = 64
-"""Rows filtered at a time: they stay in the processor's cache, and memory does not grow with the image."""
+STRIP = 50_000
+"""Numbers filtered at a time: they stay in the processor's cache, and memory does not grow with the image."""
 
 
 def gaussian(size: int = 11, sigma: float = 1.5) -> Float[np.ndarray, "size"]:
@@ -65,17 +64,18 @@ def similarity(
 ) -> tuple[Float[np.ndarray, "c"], Float[np.ndarray, "c"]]:
     """Means over the image, per channel, of SSIM and of its contrast-structure factor (Wang et al. 2004, eq. 13).
 
-    `window` is one direction of a separable window of odd length, `constants` are C₁ and C₂.
+    `window` is one direction of a separable, symmetric window of odd length, `constants` are C₁ and C₂.
     """
     check_pair(x, y)
     size = len(window)
     h, w = x.shape[0] - size + 1, x.shape[1] - size + 1
     if min(h, w) < 1:
         raise ValueError(f"ssim needs images of at least {size}x{size} pixels, these are {x.shape[1]}x{x.shape[0]}")
+    rows = max(8, STRIP // x[0].size)
     sums = np.zeros((2, x.shape[2]))
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
-        for top in range(0, h, STRIP):
-            a, b = (image[top : top + STRIP + size - 1].astype(np.float64) for image in (x, y))
+        for top in range(0, h, rows):
+            a, b = (image[top : top + rows + size - 1].astype(np.float64) for image in (x, y))
             sums += _strip(a, b, window, *constants)
     if not np.isfinite(sums).all():
         raise ValueError("the images hold NaN or infinity")
@@ -97,8 +97,15 @@ def _filtered(maps: Float[np.ndarray, "k h w c"], window: Float[np.ndarray, "siz
     """Weighted means under the window in both directions, where it lies wholly inside."""
     r = len(window) // 2
     for axis in (1, 2):
-        maps = correlate1d(maps, window, axis=axis)
-        maps = maps[:, r : maps.shape[1] - r] if axis == 1 else maps[:, :, r : maps.shape[2] - r]
+        shifted = np.moveaxis(maps, axis, 0)
+        size = len(shifted) - 2 * r
+        total = shifted[r : r + size] * window[r]
+        pair = np.empty_like(total)
+        for k in range(r):
+            np.add(shifted[k : k + size], shifted[2 * r - k : 2 * r - k + size], out=pair)
+            pair *= window[k]
+            total += pair
+        maps = np.moveaxis(total, 0, axis)
     return maps
 
 
