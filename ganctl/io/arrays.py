@@ -5,7 +5,7 @@ import io
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -28,8 +28,8 @@ REQUEST = "request"
 """The field that holds the request as JSON text."""
 
 
-def read_npz(path: Path | str) -> "dict[str, np.ndarray]":
-    """All arrays of an .npz file, by name.
+def read_npz(path: Path | str, only: Collection[str] | None = None) -> "dict[str, np.ndarray]":
+    """The arrays of an .npz file, by name: all, or those of `only` that are there.
 
     Nothing is unpickled: an array of objects is refused. The size each header claims is compared with the bytes that
     are there before memory is taken. Raises UsageError for a file that is absent, damaged, too large, or holds NaN,
@@ -52,13 +52,23 @@ def read_npz(path: Path | str) -> "dict[str, np.ndarray]":
             with np.load(file, allow_pickle=False) as opened:
                 members = opened.zip.infolist()
                 _check_members(members, where)
-                return {m.filename.removesuffix(".npy"): _read_member(opened.zip, m, where) for m in members}
+                wanted = [m for m in members if only is None or m.filename.removesuffix(".npy") in only]
+                _check_sizes(wanted, where)
+                return {m.filename.removesuffix(".npy"): _read_member(opened.zip, m, where) for m in wanted}
     except FileNotFoundError as e:
         raise UsageError(where, "there is no such file") from e
     except OSError as e:
         raise UsageError(where, e.strerror or str(e)) from e
     except (BadZipFile, zlib.error, EOFError, LookupError, RuntimeError, ValueError, OverflowError, struct.error) as e:
         raise UsageError(where, "it is not a whole .npz file") from e
+
+
+def npz_names(path: Path | str) -> list[str]:
+    """What the arrays of a file that `read_npz` takes are called."""
+    from zipfile import ZipFile
+
+    with ZipFile(path) as opened:
+        return sorted(name.removesuffix(".npy") for name in opened.namelist())
 
 
 def write_npz(path: Path, arrays: "Mapping[str, np.ndarray]", request: Mapping[str, Any] | None = None) -> None:
@@ -86,6 +96,9 @@ def _check_members(members: "list[zipfile.ZipInfo]", where: str) -> None:
             raise UsageError(where, f"its member {quoted(member.filename)} is not one array of its own")
         if member.flag_bits & 1:
             raise UsageError(where, f"its member {quoted(member.filename)} has a password")
+
+
+def _check_sizes(members: "list[zipfile.ZipInfo]", where: str) -> None:
     unpacked, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
     if unpacked > MAX_NPZ_BYTES:
         raise UsageError(where, f"unpacked it is larger than {MAX_NPZ_BYTES >> 30} GiB")

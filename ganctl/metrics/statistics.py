@@ -1,4 +1,8 @@
-"""Mean and covariance of features: accumulated in constant memory, kept as .npz, checked when read."""
+"""Mean and covariance of features: accumulated in constant memory, kept as .npz, checked when read.
+
+Other tools' files are read too: .npz with `mu` and `sigma` (pytorch-fid, clean-fid, NVIDIA's EDM, guided-diffusion),
+.npz with `feats` (clean-fid, for KID), and the pickles of `metrics.foreign`.
+"""
 
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -9,11 +13,13 @@ import numpy as np
 from jaxtyping import Float
 
 from ganctl.errors import UsageError, quoted
-from ganctl.io.arrays import read_npz, write_npz
+from ganctl.io.arrays import npz_names, read_npz, write_npz
 from ganctl.metrics.catalog import METRICS
+from ganctl.metrics.foreign import PICKLES, read_pickle
 
 ARRAYS = ("mu", "sigma", "feats")
 """The fields of Stats that are arrays of the file themselves, under the names that the field's tools use."""
+NO_MOMENTS = (np.zeros(0), np.zeros((0, 0)))
 PENDING = 1024
 """Features folded in at a time: one large product is many times faster than one per batch."""
 
@@ -108,30 +114,56 @@ def write_stats(path: Path, stats: Stats, request: dict[str, Any] | None = None)
 
 
 def read_stats(path: Path | str) -> Stats:
-    """Statistics of ours, of pytorch-fid or of clean-fid. Raises UsageError for anything but plausible moments."""
-    arrays = read_npz(path)
+    """Statistics of ours or of another tool. Raises UsageError for anything but plausible moments or features.
+
+    A file of features alone has their moments. Other arrays, such as the images in a reference file of
+    guided-diffusion, are left unread.
+    """
     where = f"cannot use statistics {quoted(path)}"
+    if Path(path).suffix.lower() in PICKLES:
+        arrays, n = read_pickle(Path(path), where)
+        stats = Stats(*NO_MOMENTS, n=n)
+    else:
+        arrays = read_npz(path, only=(*ARRAYS, "stamp"))
+        stats = _stamped(arrays, where)
+    if stats.n is not None and stats.n < 2:
+        raise UsageError(where, f"it was made from {stats.n} images; statistics need at least 2")
+    if "feats" in arrays:
+        stats = replace(stats, feats=_feats(arrays["feats"], stats.n, where))
     missing = [k for k in ("mu", "sigma") if k not in arrays]
+    if stats.feats is not None and len(missing) == 2:
+        return _with_moments(stats)
     if missing:
         hint = "make them with: ganctl fid IMAGES --save-stats FILE.npz"
-        raise UsageError(where, f"it lacks {', '.join(map(quoted, missing))}, it has {_names(arrays)}", hint)
+        raise UsageError(where, f"it lacks {', '.join(map(quoted, missing))}, it has {_listed(npz_names(path))}", hint)
     kinds = arrays["mu"].dtype, arrays["sigma"].dtype
     if any(kind.kind != "f" for kind in kinds):
         raise UsageError(where, f"mu and sigma are {kinds[0]} and {kinds[1]}, not floating-point numbers")
     mu, sigma = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
     if mu.ndim != 1 or not mu.size or sigma.shape != (mu.size, mu.size):
         raise UsageError(where, f"mu has shape {mu.shape} and sigma {sigma.shape}, not (d,) and (d, d)")
+    if stats.feats is not None and stats.feats.shape[1] != mu.size:
+        raise UsageError(where, f"mu has {mu.size} dimensions and feats {stats.feats.shape[1]}")
     _check_covariance(sigma, where)
-    stats = replace(_stamped(arrays, where), mu=mu, sigma=sigma)
-    return replace(stats, feats=_feats(arrays["feats"], stats, where)) if "feats" in arrays else stats
+    return replace(stats, mu=mu, sigma=sigma)
 
 
-def _feats(feats: np.ndarray, stats: Stats, where: str) -> Float[np.ndarray, "n d"]:
+def _feats(feats: np.ndarray, n: int | None, where: str) -> Float[np.ndarray, "n d"]:
     if feats.dtype.kind != "f":
         raise UsageError(where, f"feats are {feats.dtype}, not floating-point numbers")
-    if feats.ndim != 2 or feats.shape[1] != stats.dims or len(feats) != (stats.n or len(feats)):
-        raise UsageError(where, f"feats has shape {feats.shape}, not ({stats.n or 'n'}, {stats.dims})")
+    if feats.ndim != 2 or not feats.shape[1] or len(feats) != (n or len(feats)):
+        raise UsageError(where, f"feats has shape {feats.shape}, not ({n or 'n'}, d)")
     return feats.astype(np.float32, copy=False)
+
+
+def _with_moments(stats: Stats) -> Stats:
+    """Mean and covariance of the features that a file keeps. Raises UsageError for fewer than two."""
+    assert stats.feats is not None
+    moments = Moments(stats.feats.shape[1])
+    for start in range(0, len(stats.feats), PENDING):
+        moments.add(stats.feats[start : start + PENDING])
+    made = moments.stats()
+    return replace(stats, mu=made.mu, sigma=made.sigma, n=made.n)
 
 
 def _check_covariance(sigma: np.ndarray, where: str) -> None:
@@ -149,13 +181,12 @@ def _check_covariance(sigma: np.ndarray, where: str) -> None:
 
 
 def _stamped(arrays: dict[str, np.ndarray], where: str) -> Stats:
-    none = np.zeros(0)
     if "stamp" not in arrays:
-        return Stats(none, none)
+        return Stats(*NO_MOMENTS)
     try:
         stamp = json.loads(str(arrays["stamp"].reshape(-1)[0]))
         seen = Seen(**stamp.pop("seen"))
-        stats = Stats(none, none, seen=seen, feats=None, **stamp)
+        stats = Stats(*NO_MOMENTS, seen=seen, feats=None, **stamp)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as e:
         raise UsageError(where, "its record of how it was made is damaged") from e
     texts = (stats.features, stats.mode, stats.weights_sha256)
@@ -169,8 +200,6 @@ def _stamped(arrays: dict[str, np.ndarray], where: str) -> Stats:
         or not isinstance(stats.dtype, str)
     ):
         raise UsageError(where, "its record of how it was made is damaged")
-    if stats.n is not None and stats.n < 2:
-        raise UsageError(where, f"it was made from {stats.n} images; statistics need at least 2")
     return stats
 
 
@@ -191,6 +220,5 @@ def check_fit(stats: Stats, *, source: str, features: str, mode: str, dims: int,
         raise UsageError(where, f"they were made in {stats.dtype}, this run uses {dtype}", hint)
 
 
-def _names(arrays: dict[str, np.ndarray]) -> str:
-    names = sorted(arrays)
+def _listed(names: list[str]) -> str:
     return ", ".join(map(quoted, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -44,10 +44,16 @@ def _check_pair(real: Side, fake: Side) -> None:
     """Statistics may come from files: both sides must be of one network, one protocol, one treatment."""
     a, b = real.stats, fake.stats
     where = f"cannot compare {real.name} with {fake.name}"
-    facts = {"mode": "mode", "features": "network", "weights_sha256": "weights", "resolution": "--resolution"}
+    facts = {
+        "mode": "mode",
+        "features": "network",
+        "weights_sha256": "weights",
+        "resolution": "--resolution",
+        "dtype": "--dtype",
+    }
     for name, word in facts.items():
         values = getattr(a, name), getattr(b, name)
-        recorded = None not in values or (name == "resolution" and a.mode and b.mode)
+        recorded = a.mode and b.mode if name in ("resolution", "dtype") else None not in values
         if recorded and values[0] != values[1]:
             shown = [str(v)[:20] if v is not None else "none" for v in values]
             raise UsageError(
@@ -116,9 +122,12 @@ def side_warnings(side: Side, warn: Warn) -> None:
     """What is odd about one side."""
     stats, seen, name = side.stats, side.stats.seen, side.name
     if stats.features is None:
+        from ganctl.metrics.foreign import mode_in_name
+
+        said = mode_in_name(side.operand.ref)
         warn(
             f"{name} records no protocol",
-            "it is taken to match this run's network and mode",
+            "it is taken to match this run's network and mode" + (f"; its name says {said}" if said else ""),
             "make it again with: ganctl fid IMAGES --save-stats FILE.npz",
         )
     own_size = stats.mode.rpartition("x")[0] if stats.features and stats.mode and stats.mode not in MODES else ""

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ganctl.metrics.statistics import Stats
 
 
+STATISTICS = (".npz", ".pkl", ".pt")
+"""Suffixes of files of statistics: ours and other tools'. A model's weights are a bundle or .safetensors here."""
+
+
 @dataclass(frozen=True)
 class Operand:
     """One side: statistics from a file, images, or a model."""
@@ -36,7 +40,7 @@ class Operand:
 
 
 def operand(ref: str, reporter: Reporter = SILENT) -> Operand:
-    """Settles one side: .npz, zoo name, folder, archive, IDX file, bundle, run, or org/repo on the Hub.
+    """Settles one side: statistics, zoo name, folder, archive, IDX file, bundle, run, or org/repo on the Hub.
 
     Raises UsageError: no such thing, no images (naming the extensions found), statistics that are none, a model that
     draws no images.
@@ -56,7 +60,7 @@ def operand(ref: str, reporter: Reporter = SILENT) -> Operand:
         if path.exists():
             reporter.warn(f"{quoted(ref)} is taken as the model", "there is a path of that name too", f"write ./{ref}")
         return _sampler(ref, catalog.entries()[name].task)
-    if path.suffix.lower() == ".npz":
+    if path.suffix.lower() in STATISTICS:
         from ganctl.metrics.statistics import read_stats
 
         return Operand(ref, "stats", stats=read_stats(path))
