@@ -39,9 +39,10 @@ class Operand:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def operand(ref: str, reporter: Reporter = SILENT) -> Operand:
+def operand(ref: str, reporter: Reporter = SILENT, *, least: int = 2) -> Operand:
     """Settles one side: statistics, zoo name, folder, archive, IDX file, bundle, run, or org/repo on the Hub.
 
+    `least` is how many images there must be, 2 for a distance between sets.
     Raises UsageError: no such thing, no images (naming the extensions found), statistics that are none, a model that
     draws no images.
     """
@@ -67,7 +68,7 @@ def operand(ref: str, reporter: Reporter = SILENT) -> Operand:
     if path.is_dir() and (is_bundle(path) or catalog.snapshots(path)):
         return Operand(ref, "model")
     if path.exists():
-        return Operand(ref, "model") if path.suffix.lower() == ".safetensors" else _images(ref, path, reporter)
+        return Operand(ref, "model") if path.suffix.lower() == ".safetensors" else _images(ref, path, reporter, least)
     # `data/real` could be a Hub repository, but beside an existing `data/` it is a folder that is not there.
     if catalog.REPO.fullmatch(name) and not path.parent.is_dir():
         return Operand(ref, "model")
@@ -83,12 +84,12 @@ def _sampler(ref: str, task: str) -> Operand:
     return Operand(ref, "model")
 
 
-def _images(ref: str, path: Path, reporter: Reporter) -> Operand:
+def _images(ref: str, path: Path, reporter: Reporter, least: int) -> Operand:
     from ganctl.data.idx import find_idx
 
     if idx := find_idx(path):
         # Named by the file, which of a folder's it is: the value belongs to that one.
-        return _enough(Operand(ref if path.is_file() else str(idx), "images", tuple(idx_images(idx))))
+        return _enough(Operand(ref if path.is_file() else str(idx), "images", tuple(idx_images(idx))), least)
     found = scan(path)
     if not found.images:
         raise no_images(ref, found)
@@ -96,11 +97,11 @@ def _images(ref: str, path: Path, reporter: Reporter) -> Operand:
         name, why = found.skipped[0]
         others = f", and {len(found.skipped) - 1} more" if len(found.skipped) > 1 else ""
         reporter.warn(f"left out {quoted(name)} of {quoted(ref)}{others}", why, "")
-    return _enough(Operand(ref, "images", found.images))
+    return _enough(Operand(ref, "images", found.images), least)
 
 
-def _enough(side: Operand) -> Operand:
-    if len(side.images) < 2:
+def _enough(side: Operand, least: int) -> Operand:
+    if len(side.images) < least:
         what = "is one file" if _path(side.ref).is_file() and not kind_of(_path(side.ref)) else "holds 1 image"
         why = f"it {what}, a distance needs at least 2 images on each side"
         raise UsageError(f"cannot score {quoted(side.ref)}", why, "pass a folder, a zip, or IDX images (…-idx3-ubyte)")
