@@ -133,6 +133,11 @@ def load(ref: str, *, device: str = "auto", reporter: Reporter = SILENT) -> Mode
     Raises UsageError (unknown name, with the nearest), WeightsError (unavailable, damaged, other network), DeviceError.
     """
     catalog.check_name(ref)
+    entry = catalog.entries().get(catalog.split_revision(ref)[0])
+    if entry is not None and entry.task == "features":
+        # Said before its hundreds of megabytes are fetched.
+        why = "it is a feature network: metrics use it, and it makes nothing of its own"
+        raise UsageError(f"cannot use {quoted(ref)} as a model", why, "see: ganctl zoo list")
     where = pick_device(device)
     bundle, revision = open_bundle(ref, reporter=reporter)
     net = network(bundle, best_net(bundle))

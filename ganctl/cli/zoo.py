@@ -110,10 +110,14 @@ def push(
 
 
 def _cells(r: Mapping[str, Any]) -> tuple[str, ...]:
-    size = f"{r['bytes'] / 1e6:.1f} MB" if r["bytes"] else "-"
+    size = _size(r["bytes"]) if r["bytes"] else "-"
     where = "built-in" if r["builtin"] and r["cached"] else "cached" if r["cached"] else "-"
     licence = f"{r['license']}{' (non-commercial)' if r['noncommercial'] else ''}"
     return (r["name"], r["task"], str(r["resolution"] or "-"), str(r["classes"] or "-"), licence, size, where)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def _facts(r: Mapping[str, Any]) -> str:
