@@ -36,12 +36,12 @@ class Bundle:
     request: dict[str, Any] = field(default_factory=dict)
     """What `ganctl convert` was asked for, when it wrote the bundle."""
 
-    def state(self, net: str) -> "dict[str, Tensor]":
-        """The tensors of one network. Raises WeightsError if absent or damaged."""
+    def state(self, net: str, *, prefix: str = "") -> "dict[str, Tensor]":
+        """The tensors of one network, or those whose names begin with `prefix`. Raises WeightsError if absent or damaged."""
         if net not in self.nets:
             where = f"{quoted(self.path)} holds no network {quoted(net)}"
             raise WeightsError(where, f"it has {', '.join(self.nets)}", HINT)
-        return read_tensors(self.path / self.nets[net])
+        return read_tensors(self.path / self.nets[net], prefix=prefix)
 
 
 def is_bundle(path: Path) -> bool:

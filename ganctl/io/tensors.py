@@ -17,22 +17,26 @@ OTHER = "the weights are of another network, or of the same at another size: com
 DTYPES = frozenset(("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"))
 
 
-def read_tensors(path: Path, *, check_finite: bool = True) -> "dict[str, Tensor]":
-    """All tensors of a .safetensors file, on the CPU. Raises WeightsError for a damaged, empty or non-finite file."""
+def read_tensors(path: Path, *, check_finite: bool = True, prefix: str = "") -> "dict[str, Tensor]":
+    """The tensors of a .safetensors file whose names begin with `prefix`, on the CPU; the others are not read.
+
+    Raises WeightsError for a damaged or non-finite file, and for one that holds none.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
             raise WeightsError(f"cannot read weights {quoted(path)}", "it is not a regular file", AGAIN)
         with safe_open(path, framework="pt") as f:
-            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 (safe_open is no mapping)
+            tensors = {key: f.get_tensor(key) for key in f.keys() if key.startswith(prefix)}  # noqa: SIM118 (no mapping)
     except FileNotFoundError as e:
         raise WeightsError(f"cannot read weights {quoted(path)}", "there is no such file", AGAIN) from e
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, UnicodeDecodeError) as e:
         why = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
         raise WeightsError(f"cannot read weights {quoted(path)}", f"not a whole safetensors file: {why}", AGAIN) from e
     if not tensors:
-        raise WeightsError(f"cannot use weights {quoted(path)}", "the file holds no tensors", AGAIN)
+        kind = f"no tensors {prefix}*" if prefix else "no tensors"
+        raise WeightsError(f"cannot use weights {quoted(path)}", f"the file holds {kind}", AGAIN)
     odd = [k for k, t in tensors.items() if str(t.dtype).removeprefix("torch.") not in DTYPES]
     if odd:
         kind = str(tensors[odd[0]].dtype).removeprefix("torch.")

@@ -33,8 +33,8 @@ def open_lpips(backbone: Backbone, *, device: torch.device, reporter: Reporter =
     """
     with torch.device("meta"):
         lpips = LPIPS(backbone)
-    # Of the published file, only the convolutions serve.
-    weights = {k: v for k, v in _state(ENTRIES[backbone], reporter).items() if k.startswith("features.")}
+    # Of the published file only the convolutions serve: a tenth of VGG-16's.
+    weights = _state(ENTRIES[backbone], reporter, prefix="features.")
     heads = _state(f"lpips-{backbone}", reporter)
     load_into(lpips.net, weights, where=f"of {ENTRIES[backbone]}")
     load_into(lpips.heads, heads, where=f"of lpips-{backbone}")
@@ -62,10 +62,10 @@ def vgg16_input(pixels: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 224 224"
     return (x - mean) / deviation
 
 
-def _state(entry: str, reporter: Reporter) -> dict[str, Tensor]:
+def _state(entry: str, reporter: Reporter, *, prefix: str = "") -> dict[str, Tensor]:
     bundle = feature_bundle(entry, reporter)
     (name,) = bundle.nets
-    return bundle.state(name)
+    return bundle.state(name, prefix=prefix)
 
 
 def _ready(net: N, device: torch.device) -> N:

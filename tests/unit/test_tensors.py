@@ -28,6 +28,15 @@ def test_round_trip_and_shared_storage(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
 
 
+def test_a_part_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"features.0": torch.ones(2), "head.0": torch.tensor([float("nan")])})
+    assert set(read_tensors(path, prefix="features.")) == {"features.0"}
+    with pytest.raises(WeightsError, match="cannot use weights") as e:
+        read_tensors(path, prefix="classifier.")
+    assert e.value.why == "the file holds no tensors classifier.*"
+
+
 def refused(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     with pytest.raises(WeightsError) as e:
