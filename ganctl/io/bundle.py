@@ -37,7 +37,7 @@ class Bundle:
     """What `ganctl convert` was asked for, when it wrote the bundle."""
 
     def state(self, net: str, *, prefix: str = "") -> "dict[str, Tensor]":
-        """The tensors of one network, or those whose names begin with `prefix`. Raises WeightsError if absent or damaged."""
+        """The tensors of a network whose names begin with `prefix`. Raises WeightsError if absent or damaged."""
         if net not in self.nets:
             where = f"{quoted(self.path)} holds no network {quoted(net)}"
             raise WeightsError(where, f"it has {', '.join(self.nets)}", HINT)
