@@ -84,13 +84,19 @@ def pytorch_fid(a: Path, b: Path, dims: int = 2048, batch_size: int = 8) -> floa
         return float(score([str(a), str(b)], batch_size, torch.device("cpu"), dims, num_workers=0))
 
 
+def save_pytorch_fid(folder: Path, file: Path, dims: int = 2048, batch_size: int = 8) -> None:
+    """The statistics of a folder, as `pytorch_fid --save-stats` writes them."""
+    save, device = peers().pytorch_fid.save_fid_stats, torch.device("cpu")
+    with quiet():
+        save([str(folder), str(file)], batch_size, device, dims, num_workers=0)
+
+
 def torch_fidelity(a: Path, b: Path, weights: Path, batch_size: int = 8, **metrics: Any) -> dict[str, float]:
     """Scores by torch-fidelity, `a` the generated images and `b` the real ones, by the names that it gives them."""
     settings = {"cuda": False, "cache": False, "verbose": False, "batch_size": batch_size, "save_cpu_ram": True}
+    settings |= {"feature_extractor_weights_path": str(weights), **metrics}
     with quiet():
-        return peers().torch_fidelity.calculate_metrics(
-            input1=str(a), input2=str(b), feature_extractor_weights_path=str(weights), **settings, **metrics
-        )
+        return peers().torch_fidelity.calculate_metrics(input1=str(a), input2=str(b), **settings)
 
 
 def clean_fid(a: Path, b: Path, dims: int = 2048, batch_size: int = 8) -> float:
@@ -108,6 +114,29 @@ def clean_fid(a: Path, b: Path, dims: int = 2048, batch_size: int = 8) -> float:
                 custom_feat_extractor=clean_features(dims),
             )
         )
+
+
+@contextmanager
+def cleanfid_stats(folder: Path) -> Iterator[Path]:
+    """Where clean-fid keeps statistics, which is inside its own package, moved to `folder`."""
+    import cleanfid
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cleanfid, "__file__", str(folder / "__init__.py"))
+        (folder / "stats").mkdir()
+        yield folder / "stats"
+
+
+def make_cleanfid_stats(name: str, folder: Path, mode: str = "legacy_pytorch") -> None:
+    """clean-fid's statistics of a folder under a name: one file of moments, one of features."""
+    with quiet():
+        peers().cleanfid.make_custom_stats(name, str(folder), mode=mode, device=torch.device("cpu"), verbose=False)
+
+
+def cleanfid_reference(name: str, metric: str, mode: str = "legacy_pytorch") -> Any:
+    """What clean-fid loads under a name: (mu, sigma) for FID, features for KID."""
+    with quiet():
+        return peers().cleanfid.get_reference_statistics(name, "na", mode=mode, split="custom", metric=metric)
 
 
 def clean_features(dims: int) -> Callable[[Tensor], Tensor]:

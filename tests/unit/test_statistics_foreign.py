@@ -15,6 +15,7 @@ import torch
 from ganctl.errors import UsageError
 from ganctl.metrics.foreign import mode_in_name
 from ganctl.metrics.statistics import Stats, read_stats
+from tests.cli.fid_tools import fid
 
 FEATURES = np.abs(np.random.default_rng(3).standard_normal((40, 6)) + 2).astype(np.float32)
 MU, SIGMA = FEATURES.astype(np.float64).mean(0), np.cov(FEATURES, rowvar=False, dtype=np.float64)
@@ -179,3 +180,18 @@ def test_nothing_in_a_pickle_is_executed(tmp_path: Path) -> None:
 )
 def test_the_name_of_a_clean_fid_file_says_its_mode(name: str, mode: str | None) -> None:
     assert mode_in_name(name) == mode
+
+
+def test_a_warning_tells_the_mode_that_a_name_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said, and not acted upon: files get renamed."""
+    monkeypatch.chdir(tmp_path)
+    feats = np.random.default_rng(0).standard_normal((100, 64)).astype(np.float32)
+    np.savez("set_clean_custom_na_kid.npz", feats=feats)
+    dumped(Path("other.pkl"), {"num_images": 100, "fid": {"mu": feats.mean(0), "sigma": np.cov(feats, rowvar=False)}})
+    heard = fid("set_clean_custom_na_kid.npz", "other.pkl", metrics="fid", dims=64)
+    assert heard.value == pytest.approx(0, abs=1e-4)
+    assert (heard.stamp["n_real"], heard.stamp["n_fake"], heard.stamp["mode"]) == (100, 100, None)
+    said = {w.split(" | ")[0]: w.split(" | ")[1] for w in heard.warnings}
+    taken = "it is taken to match this run's network and mode"
+    assert said["'set_clean_custom_na_kid.npz' records no protocol"] == f"{taken}; its name says clean"
+    assert said["'other.pkl' records no protocol"] == taken
