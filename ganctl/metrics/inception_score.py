@@ -1,7 +1,7 @@
 """Inception Score: Salimans et al., 2016. arXiv:1606.03498."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import log_softmax
 
 
@@ -11,8 +11,7 @@ class ScoreSplits:
     Each split is a share of the images in random order, as in torch-fidelity: `RandomState(seed).permutation(n)` cut
     at ⌊i n / splits⌋; without a seed, the images in their own order.
     `sums`, float64 [splits, classes + 2], is all that is kept: per split the sum of p(y|x), then the sum of its
-    negative entropy, then the number of images. Accumulators of parts of one listing (ranks, or a run that was
-    interrupted) are joined by adding their sums.
+    negative entropy, then the number of images.
     """
 
     def __init__(self, n: int, *, classes: int, splits: int = 10, seed: int | None = 2020) -> None:
@@ -27,20 +26,19 @@ class ScoreSplits:
         self._split_of[order] = np.repeat(np.arange(splits), np.diff(cuts))
         self.sums = np.zeros((splits, classes + 2))
 
-    def add(self, logits: Float[np.ndarray, "m classes"], first: int) -> None:
-        """Logits of the images at positions first, first + 1, … of the listing, each given once.
+    def add(self, logits: Float[np.ndarray, "m classes"], positions: Int[np.ndarray, "m"]) -> None:
+        """Logits of the images at these positions of the listing, each given once.
 
         Raises ValueError, with the reason as a sentence, for logits that are not finite or do not fit.
         """
-        end = first + len(logits)
-        if logits.shape != (end - first, self.sums.shape[1] - 2) or not 0 <= first <= end <= len(self._split_of):
-            raise ValueError(f"logits {logits.shape} from position {first} do not fit {len(self._split_of)} images")
+        if logits.shape != (len(positions), self.sums.shape[1] - 2):
+            raise ValueError(f"logits {logits.shape} do not fit {len(positions)} images")
         if not np.isfinite(logits).all():
             raise ValueError("logits hold NaN or infinity")
         log_p = log_softmax(np.asarray(logits, np.float64), axis=1)
         p = np.exp(log_p)
         rows = np.hstack([p, (p * log_p).sum(1, keepdims=True), np.ones((len(p), 1))])
-        np.add.at(self.sums, self._split_of[first:end], rows)
+        np.add.at(self.sums, self._split_of[positions], rows)
 
     def score(self) -> tuple[float, float]:
         """Mean and population standard deviation over splits of exp(E KL(p(y|x) ‖ p(y)))  (Salimans et al. 2016,
@@ -63,6 +61,7 @@ def inception_score(
 ) -> tuple[float, float]:
     """Mean and population standard deviation over splits (see ScoreSplits), of logits that are all there."""
     running = ScoreSplits(len(logits), classes=logits.shape[1], splits=splits, seed=seed)
+    positions = np.arange(len(logits))
     for first in range(0, len(logits), 1024):
-        running.add(logits[first : first + 1024], first)
+        running.add(logits[first : first + 1024], positions[first : first + 1024])
     return running.score()
