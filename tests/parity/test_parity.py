@@ -81,6 +81,23 @@ def test_fid_of_the_golden_sets_is_the_peers(mode: str, weights: Path, small: tu
     assert ours.value == pytest.approx(theirs, abs=CLOSE)
 
 
+def test_kid_precision_and_recall_are_torch_fidelitys(weights: Path, mixed: tuple[Path, Path]) -> None:
+    """One pass of each over the same files; the subsets of KID are drawn alike."""
+    fake, real = mixed
+    layers = {f"feature_layer_{metric}": "64" for metric in ("kid", "prc")}
+    layers["feature_extractor"] = "inception-v3-compat"  # by itself it takes precision and recall from VGG-16
+    kid = {"kid_subsets": 10, "kid_subset_size": 12}
+    theirs = peers.torch_fidelity(fake, real, weights, 1, kid=True, prc=True, **kid, **layers)
+    ours = fid(real, fake, metrics="kid,pr", dims=64, cache=False, **kid)
+    assert ours.error is None
+    found = {result["metric"]: result for result in ours.results}
+    # It adds KID up in float32.
+    for name, value in (("mean", found["kid"]["kid"]), ("std", found["kid"]["std"])):
+        assert value == pytest.approx(theirs[f"kernel_inception_distance_{name}"], abs=1e-4, rel=1e-3), name
+    for name in ("precision", "recall"):
+        assert found[name][name] == pytest.approx(theirs[name], abs=1e-6), name
+
+
 # Files
 
 
@@ -146,3 +163,6 @@ def test_features_that_the_tools_recorded(weights: Path) -> None:
         extractor = inception_extractor(net, digest, mode=mode, dims=2048, device=torch.device("cpu"))
         found = extractor.extract([extractor.prepare(i) for i in images["in.set_a"][:3].transpose(0, 2, 3, 1)])
         np.testing.assert_allclose(found.numpy(), images[name][:3], rtol=1e-4, atol=1e-4, err_msg=mode)
+        if mode == "legacy_tensorflow":  # what the Inception Score is made of
+            logits = net.logits(found, bias=False).numpy()
+            np.testing.assert_allclose(logits, images["out.features_a.logits_unbiased"][:3], rtol=1e-4, atol=1e-3)
