@@ -52,20 +52,18 @@ class LPIPS(nn.Module):
         if min(x.shape[2:]) < self.min_side:
             size = f"{x.shape[3]}x{x.shape[2]}"
             raise ValueError(f"images are {size}, and this network needs {self.min_side} pixels on both sides")
-        pairs = zip(self.heads.values(), self._features(x), self._features(y), strict=True)
-        return [head["model"]((_unit(a) - _unit(b)) ** 2).squeeze(1) for head, a, b in pairs]  # type: ignore[index]
+        x, y = ((image - self.shift) / self.scale for image in (x, y))
+        maps: list[Tensor] = []
+        # Both side by side, so that only one layer of each is in memory.
+        for head, (before, end) in zip(self.heads.values(), pairwise((-1, *self.net.OUTPUTS)), strict=True):
+            layers = self.net.features[before + 1 : end + 1]
+            x, y = layers(x), layers(y)
+            maps.append(head["model"]((_unit(x) - _unit(y)) ** 2).squeeze(1))  # type: ignore[index]
+        return maps
 
     def distance(self, x: Float[Tensor, "n 3 h w"], y: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
         """The means of the maps, summed over the layers (eq. 1). Differentiable in both images."""
         return torch.stack([layer.mean((1, 2)) for layer in self.maps(x, y)]).sum(0)
-
-    def _features(self, x: Tensor) -> list[Tensor]:
-        x = (x - self.shift) / self.scale
-        found: list[Tensor] = []
-        for start, end in pairwise((-1, *self.net.OUTPUTS)):
-            x = self.net.features[start + 1 : end + 1](x)
-            found.append(x)
-        return found
 
 
 def _unit(x: Tensor) -> Tensor:
