@@ -5,7 +5,9 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +16,7 @@ from ganctl import __version__
 from ganctl.config import config
 from ganctl.errors import DeviceError, GanctlError, PartialError, UsageError, did_you_mean, quoted
 from ganctl.io.idx import IdxImage
-from ganctl.io.images import BadImage, to_channels
+from ganctl.io.images import BadImage, Picture, read_image, to_channels
 from ganctl.io.listing import ImageRef
 from ganctl.io.progress import SILENT, Reporter
 from ganctl.io.seeds import MAX_SEED
@@ -30,6 +32,7 @@ Ref = ImageRef | IdxImage
 PIXELS = ("psnr", "ssim", "ms-ssim")
 """Metrics of pixels, which may be of luma; LPIPS always sees RGB."""
 LIMITS = {"num": (1, 10_000_000), "border": (0, 4096), "workers": (0, 256), "seed": (0, MAX_SEED)}
+CHANNELS = {1: "grey", 3: "rgb", 4: "rgba"}
 ONE_SIZE = "compare results with originals of the same size"
 
 
@@ -299,8 +302,6 @@ def summarise(metric: str, values: Sequence[tuple[str, float]]) -> dict[str, Any
 
 def _outcomes(request: PairsRequest, plan: Plan, reporter: Reporter) -> tuple[list[Outcome], dict[str, str]]:
     """What became of every pair, and the digests of the networks that took part."""
-    from ganctl.metrics.features import ordered
-
     nets, digests, device = {}, {}, None
     # Weights first: a missing one is found before the minutes that images may take.
     for metric in plan.metrics:
@@ -316,15 +317,29 @@ def _outcomes(request: PairsRequest, plan: Plan, reporter: Reporter) -> tuple[li
             )
     scorer = Scorer(request, plan.metrics, nets, device)
     outcomes: list[Outcome] = []
-    for outcome in ordered(scorer, plan.pairs, request.workers):
-        outcomes.append(outcome)
-        for label, why, hint in outcome.faults:
-            reporter.result({"input": label, "status": "failed", "error": why})
-            if request.fail_fast:
-                said = _said((label, why, hint))
-                raise GanctlError("stopped at the first pair that cannot be scored", said, hint)
-        reporter.progress("pairs", len(outcomes), len(plan.pairs))
+    # Closed on the way out, so that an error does not wait for pairs that nobody asks for any more.
+    with closing(_in_threads(scorer, plan.pairs, request.workers)) as found:
+        for outcome in found:
+            outcomes.append(outcome)
+            for label, why, hint in outcome.faults:
+                reporter.result({"input": label, "status": "failed", "error": why})
+                if request.fail_fast:
+                    said = _said((label, why, hint))
+                    raise GanctlError("stopped at the first pair that cannot be scored", said, hint)
+            reporter.progress("pairs", len(outcomes), len(plan.pairs))
     return outcomes, digests
+
+
+def _in_threads(scorer: "Scorer", pairs: Sequence[Pair], workers: int) -> Generator[Outcome, None, None]:
+    """Outcomes in the order of the pairs. Images never leave their thread, so no more are in memory than threads."""
+    if workers < 1:
+        yield from map(scorer, pairs)
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield from pool.map(scorer, pairs)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Scorer:
@@ -344,12 +359,11 @@ class Scorer:
         return outcome
 
     def outcome(self, pair: Pair) -> Outcome:
-        from ganctl.metrics.sources import CHANNELS, decoded
-
         pictures, faults = [], []
         for ref in (pair.real, pair.fake):
             try:
-                pictures.append(decoded(ref)[0])
+                idx = isinstance(ref, IdxImage)
+                pictures.append(Picture(ref.pixels) if idx else read_image(ref.read(), name=ref.label))
             except BadImage as e:
                 faults.append((ref.label, e.why, "remove it and its partner"))
         if faults:

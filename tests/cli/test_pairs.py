@@ -19,7 +19,7 @@ from ganctl.metrics.psnr import luma, psnr, shave
 from ganctl.metrics.ssim import ms_ssim, ssim
 from ganctl.workflows.pairs import PairsReport, PairsRequest, run, summarise
 from tests.cli.fid_tools import Heard
-from tests.conftest import golden
+from tests.conftest import Shell, golden
 from tests.golden import lpips_weights
 from tests.golden.inception_weights import arrays
 
@@ -335,3 +335,38 @@ def test_sides_that_hold_no_images(sides: tuple[Path, Path], tmp_path: Path) -> 
     assert isinstance(error, UsageError) and (error.what, error.why) == ("cannot pair 'dcgan-mnist'", "it is a model")
     with pytest.raises(UsageError, match="pairs need two sides"):
         run(PairsRequest(real=str(sides[0])))
+
+
+# The command line
+
+
+def test_streams_and_exit_codes(ganctl: Shell, sides: tuple[Path, Path]) -> None:
+    command = ("fid", *sides, "--pairs", "--no-progress")
+    report = run(PairsRequest(real=str(sides[0]), fake=str(sides[1])))
+    done = ganctl.ok(*command)
+    rows = [line.split("\t") for line in done.lines]
+    assert [row[:2] for row in rows] == [[m, f"{report.scores[m]:.4f}"] for m in ("psnr", "ssim")]
+    assert done.err.splitlines() == ["psnr, rgb, border 0, 4 pairs", "ssim, rgb, border 0, 4 pairs"]
+
+    done = ganctl.ok(*command, "--metrics", "psnr", "--channels", "y", "--border", "2", "--json")
+    stamp = json.loads(done.out)
+    wanted = run(PairsRequest(real=str(sides[0]), fake=str(sides[1]), metrics="psnr", channels="y", border=2))
+    assert stamp["psnr"] == wanted.scores["psnr"] and (stamp["channels"], stamp["border"]) == ("y", 2)
+
+    done = ganctl.ok("fid", sides[0], sides[0], "--pairs", "--metrics", "psnr", "-q")
+    assert done.out.split("\t")[0].strip() == "inf" and done.err == ""
+    done = ganctl.ok("fid", sides[0], sides[0], "--pairs", "--metrics", "psnr", "--json", "-q")
+    assert json.loads(done.out)["psnr"] is None
+
+    (sides[0] / "a.png").write_bytes(b"no image")
+    save(sides[1] / "b.png", image(1, (12, 15)))
+    done = ganctl(*command)
+    assert (done.code, done.out) == (1, "")
+    assert f"{sides[0] / 'a.png'}: it is no image" in done.err
+    assert f"{sides[1] / 'b.png'}: it is 15x12, its original 30x24" in done.err
+    assert "error: 2 of 4 pairs cannot be scored" in done.err
+    done = ganctl(*command, "--skip-bad")
+    assert done.code == 3 and len(done.lines) == 2 and "2 of 4 pairs were skipped" in done.err
+    (sides[1] / "sub" / "c.png").unlink()
+    done = ganctl(*command, "--skip-bad")
+    assert (done.code, done.out) == (2, "") and "have no partner, the first 'sub/c.png'" in done.err
