@@ -1,5 +1,6 @@
 """Outputs: where they go by default, and whether one is there already from the same request."""
 
+import html
 import io
 import json
 import os
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ganctl import __version__
 from ganctl.errors import UsageError, quoted
+from ganctl.io.files import read_regular
+from ganctl.io.limits import MAX_REQUEST_BYTES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +20,8 @@ Status = Literal["write", "exists"]
 
 NPY_MARK = b"\nganctl-request: "
 MAX_NPY_REQUEST = 64 << 10
+HTML_MARK = '<meta name="ganctl-request" content="'
+"""Near the start of a page, before the request as JSON with its quotes escaped."""
 
 
 def request_for(verb: str, model: str, revision: str, **options: Any) -> dict[str, Any]:
@@ -107,11 +112,22 @@ def _npy_request(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def _html_request(path: Path) -> dict[str, Any] | None:
+    try:
+        head = read_regular(path, limit=MAX_REQUEST_BYTES, whole=False).decode("utf-8", "replace")
+        found = json.loads(html.unescape(head.partition(HTML_MARK)[2].partition('"')[0]))
+    except (UsageError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def request_in(path: Path) -> dict[str, Any] | None:
     """The request that a file written by ganctl carries, whatever its kind; None for any other file."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return _npy_request(path)
+    if suffix in (".html", ".htm"):
+        return _html_request(path)
     if suffix in (".gif", ".mp4", ".webm"):
         from ganctl.io.video import request_of_video
 

@@ -1,6 +1,5 @@
 """RUN/report.html: one page that shows a run, needs nothing beside it, and is renewed at every snapshot."""
 
-import base64
 import contextlib
 import json
 import math
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ganctl.io.files import atomic_write
+from ganctl.workflows.html import document, inline, table
 
 GRIDS = 60
 """Sample grids in the page, spread over the run."""
@@ -23,14 +23,9 @@ Points = list[tuple[float, float]]
 """(kimg, value), in order."""
 
 STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 980px; margin: 2rem auto; padding: 0 1rem; }
-h1, h2 { font-weight: 600; } h2 { margin-top: 2.2rem; }
-figure { display: inline-block; margin: 0 1rem 1rem 0; } figcaption { font-size: 13px; }
 svg { background: color-mix(in srgb, currentColor 5%, transparent); }
 polyline { fill: none; stroke: #3b82f6; stroke-width: 1.5; }
 svg text { font-size: 11px; fill: currentColor; } img { image-rendering: pixelated; min-width: 476px; max-width: 100%; }
-td { padding: 0 1.2rem 0 0; vertical-align: top; } pre { overflow-x: auto; }
 input[type=range] { width: 476px; max-width: 100%; }
 """
 
@@ -43,7 +38,7 @@ def write_report(run: Path, recipe: str) -> None:
     curves = read_curves(run / "log.jsonl")
     grids = thinned(sorted((run / "samples").glob("*.png")), GRIDS)
     with atomic_write(run / "report.html") as f:
-        f.write(page(run.resolve().name, facts, curves, grids, recipe, run / "reals.png").encode())
+        f.write(page(run.resolve().name, facts, curves, grids, recipe, run / "reals.png"))
 
 
 def read_curves(log: Path) -> dict[str, Points]:
@@ -72,23 +67,19 @@ def thinned(items: Sequence[Any], most: int) -> list[Any]:
 
 def page(
     name: str, facts: Mapping[str, Any], curves: Mapping[str, Points], grids: Sequence[Path], recipe: str, reals: Path
-) -> str:
+) -> bytes:
     kimg = max((points[-1][0] for points in curves.values()), default=0.0)
-    return "\n".join(
-        [
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name)}</title>',
-            f"<style>{STYLE}</style></head><body>",
-            f"<h1>{escape(name)}</h1>\n<p>{kimg:g} thousand images seen.</p>",
-            _samples(grids),
-            "<h2>Curves</h2>" if curves else "",
-            *(curve(label, points) for label, points in curves.items()),
-            f'<h2>Real images</h2>\n<img alt="real images" src="{_inline(reals)}">' if reals.is_file() else "",
-            "<h2>How it was made</h2>",
-            _table(facts),
-            f"<pre>{escape(recipe)}</pre>",
-            "</body></html>\n",
-        ]
-    )
+    parts = [
+        f"<p>{kimg:g} thousand images seen.</p>",
+        _samples(grids),
+        "<h2>Curves</h2>" if curves else "",
+        *(curve(label, points) for label, points in curves.items()),
+        f'<h2>Real images</h2>\n<img alt="real images" src="{_inline(reals)}">' if reals.is_file() else "",
+        "<h2>How it was made</h2>",
+        table(_facts(facts)),
+        f"<pre>{escape(recipe)}</pre>",
+    ]
+    return document(name, parts, style=STYLE)
 
 
 def curve(label: str, points: Points) -> str:
@@ -129,7 +120,7 @@ at.oninput();
 </script>"""
 
 
-def _table(facts: Mapping[str, Any]) -> str:
+def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for key, value in facts.items():
         if key == "argv":
@@ -139,9 +130,9 @@ def _table(facts: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping):
             value = ", ".join(f"{k} {v}" for k, v in value.items())
         if value not in ("", [], None):
-            rows.append(f"<tr><td>{escape(key)}</td><td>{escape(str(value))}</td></tr>")
-    return "<table>\n" + "\n".join(rows) + "\n</table>"
+            rows.append((key, str(value)))
+    return rows
 
 
 def _inline(picture: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+    return inline(picture.read_bytes())
