@@ -6,19 +6,32 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ganctl.cli import show
+from ganctl.errors import UsageError
 
-PROTOCOL, IMAGES, SPEED = "Protocol", "Images", "Speed"
+PROTOCOL, IMAGES, PAIRS, SPEED = "Protocol", "Images", "Pairs", "Speed"
 Mode = Literal["legacy_tensorflow", "legacy_pytorch", "clean"]
 
 
 def fid(
     real: Annotated[str, typer.Argument(metavar="REAL", help="Folder, zip, IDX file, .npz statistics, or a model.")],
     fake: Annotated[
-        str | None, typer.Argument(metavar="FAKE", help="The same; may be left out with --save-stats.")
+        str | None,
+        typer.Argument(metavar="FAKE", help="The same; left out with --save-stats, or by metrics of one side (is)."),
     ] = None,
     metrics: Annotated[
-        str, typer.Option(metavar="ID[,ID]", help="fid, fd-lenet (digits, offline), fd-lenet-fashion.")
-    ] = "fid",
+        str | None,
+        typer.Option(metavar="ID[,ID]", help="fid, kid, is, pr, dc, c2st, ppl_…; psnr, ssim, … with --pairs. [fid]"),
+    ] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Compare image by image: psnr, ssim, ms-ssim, lpips.", rich_help_panel=PAIRS)
+    ] = False,
+    channels: Annotated[
+        Literal["rgb", "y"] | None,
+        typer.Option(help="Colours, or luma only, of psnr and ssim. Default: rgb.", rich_help_panel=PAIRS),
+    ] = None,
+    border: Annotated[
+        int | None, typer.Option(help="Pixels shaved off every side first.", rich_help_panel=PAIRS)
+    ] = None,
     mode: Annotated[
         Mode | None,
         typer.Option(help="Which tool's resize. Default: legacy_tensorflow.", rich_help_panel=PROTOCOL),
@@ -27,12 +40,14 @@ def fid(
         int | None,
         typer.Option(help="Inception features: 64, 192, 768 or 2048. Default: 2048.", rich_help_panel=PROTOCOL),
     ] = None,
+    kid_subsets: Annotated[int, typer.Option(help="Subsets that KID averages.", rich_help_panel=PROTOCOL)] = 100,
+    kid_subset_size: Annotated[int, typer.Option(help="Images of each.", rich_help_panel=PROTOCOL)] = 1000,
     num: Annotated[
         int | None,
         typer.Option(
             "--num",
             "-n",
-            help="Images a model draws (fid: 50000, fd-…: 10000); with no model, of each side (all).",
+            help="Images a model draws (50000; over LeNet 10000); with no model, of each side (all).",
             rich_help_panel=IMAGES,
         ),
     ] = None,
@@ -45,47 +60,84 @@ def fid(
         bool, typer.Option("--skip-bad", help="Score without unreadable images; exit 3.", rich_help_panel=IMAGES)
     ] = False,
     save_stats: Annotated[str | None, typer.Option(metavar="FILE.npz", help="Keep the statistics of REAL.")] = None,
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE.html", help="A page: scores, nearest neighbours, best and worst.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images computed together.", rich_help_panel=SPEED)] = 64,
     workers: Annotated[int, typer.Option(help="Threads that decode.", rich_help_panel=SPEED)] = 4,
-    cache: Annotated[bool, typer.Option(help="Remember the statistics of REAL.", rich_help_panel=SPEED)] = True,
+    cache: Annotated[
+        bool, typer.Option(help="Remember REAL, and what an interrupted run measured.", rich_help_panel=SPEED)
+    ] = True,
 ) -> None:
-    """Score images: the Fréchet distance between two sets of them.
+    """Score images: how far two sets of them are apart, how good and how varied they are.
 
     Prints `fid<TAB>value`. `ganctl fid real/ --save-stats real.npz && ganctl fid real.npz fakes/`
     """
-    from ganctl.workflows.fid import FidRequest, prepare, run
+    from ganctl.workflows import fid as workflow
 
     common = show.common()
-    request = FidRequest(
-        real=real,
+    shared = {
+        "real": real,
+        "num": num,
+        "seed": seed,
+        "workers": workers,
+        "skip_bad": skip_bad,
+        "fail_fast": common.fail_fast,
+        "device": common.device,
+    }
+    sets = {"--mode": mode, "--dims": dims, "--mirror": mirror, "--resolution": resolution, "--save-stats": save_stats}
+    sets |= {"--report": report}
+    paired = {"--channels": channels, "--border": border}
+    for option, value in (sets if pairs else paired).items():
+        if value not in (None, False):
+            why = "pairs are compared as they are" if pairs else "it belongs to metrics of image pairs"
+            raise UsageError(f"cannot use {option}", why, "leave out --pairs" if pairs else "add --pairs")
+    if pairs:
+        _pairs({**shared, "fake": fake, "metrics": metrics, "channels": channels, "border": border})
+        return
+    request = workflow.FidRequest(
+        **shared,
         fake=fake,
-        metrics=metrics,
+        metrics=metrics or "fid",
         mode=mode,
         dims=dims,
-        num=num,
-        seed=seed,
+        kid_subsets=kid_subsets,
+        kid_subset_size=kid_subset_size,
         mirror=mirror,
         resolution=resolution,
-        skip_bad=skip_bad,
         save_stats=save_stats,
+        report=report,
         batch_size=batch_size,
-        workers=workers,
         cache=cache,
-        fail_fast=common.fail_fast,
-        device=common.device,
+        dtype=common.dtype,
         overwrite=common.overwrite,
     )
+    show.execute(workflow.run, request, line=_line, bare=_value, check=workflow.prepare)
+
+
+def _pairs(given: Mapping[str, Any]) -> None:
+    from ganctl.workflows.pairs import PairsRequest, prepare, run
+
+    request = PairsRequest(**{k: v for k, v in given.items() if v is not None})
     show.execute(run, request, line=_line, bare=_value, check=prepare)
 
 
 def _value(result: Mapping[str, Any]) -> str:
     if "path" in result:
         return result["path"]
-    value = result[result["metric"]]
+    return _number(result[result["metric"]])
+
+
+def _number(value: float | None) -> str:
+    if value is None:  # PSNR of equal images
+        return "inf"
     # Small features have small distances, which four decimals would show as nothing. Equal sides do give nothing, up
     # to a rounding error of either sign.
     return f"{value:.4g}" if 1e-9 < abs(value) < 1e-2 else f"{round(value, 4) + 0.0:.4f}"
 
 
 def _line(result: Mapping[str, Any]) -> str:
-    return result["path"] if "path" in result else f"{result['metric']}\t{_value(result)}"
+    if "path" in result:
+        return result["path"]
+    spread = result.get("std")
+    return "\t".join([result["metric"], _value(result), *([_number(spread)] if spread is not None else [])])

@@ -1,8 +1,7 @@
-"""Features of many images in constant memory: threads decode, one network reads, moments are kept."""
+"""The networks whose features are scored: each opened with its weights, under one protocol."""
 
-import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,20 +11,20 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from ganctl.errors import DeviceError, WeightsError
-from ganctl.io.bundle import Bundle
+from ganctl.errors import DeviceError
 from ganctl.io.images import from_pixels, resize, to_channels
-from ganctl.io.network import UnreachableError
 from ganctl.io.progress import SILENT, Reporter
 from ganctl.io.tensors import load_into
-from ganctl.load import best_net, network, open_bundle
-from ganctl.metrics.catalog import INCEPTION, Metric
+from ganctl.load import best_net, network
+from ganctl.metrics.catalog import INCEPTION, VGG16
+from ganctl.metrics.perceptual import open_vgg16, vgg16_input
 from ganctl.metrics.resize import inception_input, on_cpu
-from ganctl.metrics.statistics import Moments, Stats
+from ganctl.metrics.weights import feature_bundle, tensors_sha256
 from ganctl.nn.features.inception import Inception
 from ganctl.nn.precision import products
 
 T = TypeVar("T")
+U = TypeVar("U")
 Pixels = UInt8[np.ndarray, "h w c"]
 Prepared = tuple[np.ndarray, ...]
 """One image as each extractor takes it."""
@@ -49,27 +48,42 @@ class Extractor:
     """One image, uint8 [H, W, 1 | 3 | 4], as the network's batches take it; runs in decoder threads."""
     extract: Callable[[Sequence[np.ndarray]], Float[Tensor, "n d"]]
     """Features of prepared images, in order."""
+    logits: Callable[[Float[Tensor, "n d"]], Float[Tensor, "n k"]] | None = None
+    """Class logits from features, on the CPU; None where the network tells no classes apart."""
+    dtype: str = "fp32"
+    """fp32, or fp16 or bf16 in which the network computes; its features are fp32 always."""
 
-    def stats(self, moments: Moments, **stamp: Any) -> Stats:
-        made = {"features": self.features, "mode": self.mode, "weights_sha256": self.weights_sha256}
-        return moments.stats(**made, **stamp)
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Everything features depend on beside the images; fields of Stats."""
+        return {
+            "features": self.features,
+            "mode": self.mode,
+            "weights_sha256": self.weights_sha256,
+            "dtype": self.dtype,
+        }
 
 
 def open_extractor(
-    metric: Metric, *, mode: str, dims: int, device: torch.device, reporter: Reporter = SILENT
+    features: str, *, mode: str, dims: int, device: torch.device, dtype: str = "fp32", reporter: Reporter = SILENT
 ) -> Extractor:
-    """The extractor of a metric. Raises WeightsError when its weights are not at hand, naming the command."""
-    if metric.inception:
+    """The extractor over the zoo entry `features`. `mode`, `dims` and `dtype` are Inception's.
+
+    Raises WeightsError when its weights are not at hand, naming the command.
+    """
+    if features == INCEPTION:
         net, digest = inception(reporter)
-        return inception_extractor(net, digest, mode=mode, dims=dims, device=device)
-    bundle = _bundle(metric.features, reporter)
+        return inception_extractor(net, digest, mode=mode, dims=dims, device=device, dtype=dtype)
+    if features == VGG16:
+        return vgg16_extractor(*open_vgg16(device=device, reporter=reporter), device=device)
+    bundle = feature_bundle(features, reporter)
     net = network(bundle, best_net(bundle))
-    return classifier_extractor(net, metric.features, tensors_sha256(net.state_dict()), device=device)
+    return classifier_extractor(net, features, tensors_sha256(net.state_dict()), device=device)
 
 
 def inception(reporter: Reporter = SILENT) -> tuple[Inception, str]:
     """FID's network on the CPU, and the digest of its tensors. Raises WeightsError."""
-    bundle = _bundle(INCEPTION, reporter)
+    bundle = feature_bundle(INCEPTION, reporter)
     (name,) = bundle.nets
     # Some copies of the published file carry batch counters, which mean nothing here.
     state = {k: v for k, v in bundle.state(name).items() if not k.endswith("num_batches_tracked")}
@@ -79,28 +93,16 @@ def inception(reporter: Reporter = SILENT) -> tuple[Inception, str]:
     return net.eval().requires_grad_(False), tensors_sha256(state)
 
 
-def _bundle(name: str, reporter: Reporter) -> Bundle:
-    try:
-        return open_bundle(name, reporter=reporter)[0]
-    except UnreachableError as e:
-        hint = f"with a network: ganctl zoo pull {name}"
-        raise WeightsError(f"{name} not cached, and its source cannot be reached", e.message, hint) from e
-
-
-def tensors_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the sorted names, each followed by its tensor's float32 bytes: the same in any container."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].float().contiguous().numpy().astype("<f4").tobytes())
-    return digest.hexdigest()
-
-
 def inception_extractor(
-    net: Inception, weights_sha256: str, *, mode: str, dims: int, device: torch.device
+    net: Inception, weights_sha256: str, *, mode: str, dims: int, device: torch.device, dtype: str = "fp32"
 ) -> Extractor:
-    """Inception in fp32 (no TF32) under one of `resize.MODES`, with features of one of its DIMS."""
+    """Inception under one of `resize.MODES`, with features of one of its DIMS; fp32 is without TF32."""
+    # The original Inception score leaves the last layer's bias out, and so does every tool since.
+    weight = net.fc.weight.detach()
     net = net.to(device)
+
+    def logits(features: Tensor) -> Tensor:
+        return torch.nn.functional.linear(features, weight)
 
     def prepare(pixels: Pixels) -> np.ndarray:
         rgb = on_cpu(to_channels(pixels, 3), mode)
@@ -123,7 +125,19 @@ def inception_extractor(
                 )
         return _features(lambda part: net(part, dims), x)
 
-    return Extractor(INCEPTION, mode, dims, weights_sha256, prepare, extract)
+    return Extractor(INCEPTION, mode, dims, weights_sha256, prepare, extract, logits if dims == 2048 else None, dtype)
+
+
+def vgg16_extractor(net: Any, weights_sha256: str, *, device: torch.device) -> Extractor:
+    """VGG-16's second fully connected layer: the features of improved precision and recall."""
+
+    def prepare(pixels: Pixels) -> np.ndarray:
+        return vgg16_input(torch.from_numpy(to_channels(pixels, 3))[None])[0].numpy()
+
+    def extract(images: Sequence[np.ndarray]) -> Tensor:
+        return _in_halves(net.fc2, torch.from_numpy(np.stack(images)).to(device))
+
+    return Extractor(VGG16, "fc2_relu", 4096, weights_sha256, prepare, extract)
 
 
 def classifier_extractor(net: Any, name: str, weights_sha256: str, *, device: torch.device) -> Extractor:
@@ -139,7 +153,11 @@ def classifier_extractor(net: Any, name: str, weights_sha256: str, *, device: to
     def extract(images: Sequence[np.ndarray]) -> Tensor:
         return _in_halves(net.features, from_pixels(np.stack(images), net.x.range).to(device))
 
-    return Extractor(name, f"{size[1]}x{size[0]}x{channels}", dims, weights_sha256, prepare, extract)
+    @torch.inference_mode()
+    def logits(features: Tensor) -> Tensor:
+        return net.head(features.to(device)).cpu()
+
+    return Extractor(name, f"{size[1]}x{size[0]}x{channels}", dims, weights_sha256, prepare, extract, logits)
 
 
 def _features(features: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -161,40 +179,8 @@ def _in_halves(features: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.cat([_in_halves(features, x[:half]), _in_halves(features, x[half:])])
 
 
-def gather(
-    items: Iterable[T],
-    work: Callable[[T], list[Prepared]],
-    extractors: Sequence[Extractor],
-    *,
-    batch_size: int,
-    workers: int,
-    done: Callable[[int], None] = lambda n: None,
-) -> list[Moments]:
-    """Moments of every extractor's features, one per extractor.
-
-    `work` turns an item into its prepared images (none, one, or two when mirrored) in `workers` threads; order is kept,
-    and at most a few batches are in memory. `done` hears the number of items finished.
-    """
-    moments = [Moments(e.dims) for e in extractors]
-    pending: list[Prepared] = []
-
-    def flush(size: int) -> None:
-        while pending and len(pending) >= size:
-            batch = pending[:batch_size]
-            del pending[:batch_size]
-            for k, extractor in enumerate(extractors):
-                moments[k].add(extractor.extract([prepared[k] for prepared in batch]).numpy())
-
-    for count, prepared in enumerate(ordered(work, items, workers), 1):
-        pending.extend(prepared)
-        flush(batch_size)
-        done(count)
-    flush(1)
-    return moments
-
-
-def ordered(work: Callable[[T], Any], items: Iterable[T], workers: int) -> Iterator[Any]:
-    """Results of `work` in the order of `items`, computed in threads, a few ahead of the reader."""
+def ordered(work: Callable[[T], U], items: Iterable[T], workers: int, *, ahead: int = 16) -> Iterator[U]:
+    """Results of `work` in the order of `items`, computed in threads, about `ahead` of the reader."""
     if workers < 1:
         yield from map(work, items)
         return
@@ -203,7 +189,7 @@ def ordered(work: Callable[[T], Any], items: Iterable[T], workers: int) -> Itera
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
-            if len(waiting) > 4 * workers:
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

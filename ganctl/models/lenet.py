@@ -53,8 +53,12 @@ class Classifier(nn.Module):
         y = F.relu(self.c5(y)).flatten(1)
         return F.relu(self.f6(y))
 
+    def head(self, features: Float[Tensor, "n 84"]) -> Float[Tensor, "n k"]:
+        """Class logits: the output layer."""
+        return self.f7(features)
+
     def logits(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        return self.f7(self.features(x))
+        return self.head(self.features(x))
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         return self.logits(x)

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,20 +16,21 @@ WAIT = timedelta(hours=12)
 """How long ranks wait for one another: rank 0 draws and scores snapshots while the others stand still."""
 
 
-def join(device: torch.device) -> torch.device:
+def join(device: torch.device, backend: str | None = None) -> torch.device:
     """Joins the job that the environment describes (WORLD_SIZE, RANK, LOCAL_RANK); this rank's device.
 
-    Alone, nothing happens. On CUDA each rank takes the card of its local rank. Raises DeviceError if there is none.
+    Alone, nothing happens. On CUDA each rank takes the card of its local rank. The backend is that of the device,
+    unless one is named. Raises DeviceError if there is no such card.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return device
     if device.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
-            raise DeviceError(f"cannot train on {local + 1} GPUs", f"there are {torch.cuda.device_count()}")
+            raise DeviceError(f"cannot use {local + 1} GPUs", f"there are {torch.cuda.device_count()}")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
+    dist.init_process_group(backend or ("nccl" if device.type == "cuda" else "gloo"), timeout=WAIT)
     return device
 
 
@@ -71,6 +73,24 @@ def any_rank(flag: bool, device: torch.device) -> bool:
         return flag
     t = torch.tensor(float(flag), device=device)
     dist.all_reduce(t, dist.ReduceOp.MAX)
+    return bool(t > 0)
+
+
+def gather(value: Any) -> list[Any]:
+    """One value of each rank, in order, on rank 0; nothing on the others. Needs gloo."""
+    if world() == 1:
+        return [value]
+    found: list[Any] | None = None if rank() else [None] * world()
+    dist.gather_object(value, found)
+    return found or []
+
+
+def told(flag: bool) -> bool:
+    """Rank 0's answer, on every rank. Needs gloo."""
+    if world() == 1:
+        return flag
+    t = torch.tensor(float(flag))
+    dist.broadcast(t, 0)
     return bool(t > 0)
 
 

@@ -1,38 +1,31 @@
-"""`ganctl fid`: the Fréchet distance between two sets of images, stamped with everything it depends on."""
+"""`ganctl fid`: scores of images, each stamped with everything it depends on."""
 
-import contextlib
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ganctl import __version__
 from ganctl.config import config
 from ganctl.errors import GanctlError, PartialError, UsageError, quoted
-from ganctl.io.files import cache_root
 from ganctl.io.outputs import check_writable, shown_name, status_of
 from ganctl.io.progress import SILENT, Reporter
 from ganctl.io.seeds import MAX_SEED
-from ganctl.workflows.fid_report import MODES, Side, distance, pair_stamp, pair_warnings, protocol, side_warnings, stamp
+from ganctl.workflows.fid_measure import DIMS, MODES, Measured, Plan, Work, measure, open_weights
+from ganctl.workflows.fid_report import Side, check_pair, one_stamp, pair_stamp, pair_warnings, protocol, side_warnings
 from ganctl.workflows.operands import Operand, operand, subset
 
 if TYPE_CHECKING:
-    from ganctl.load import Model
     from ganctl.metrics.catalog import Metric
-    from ganctl.metrics.features import Extractor
+    from ganctl.metrics.score import Score
     from ganctl.metrics.statistics import Stats
-
-DIMS = (64, 192, 768, 2048)
-CACHE_VERSION = 1
 
 
 @config
 class FidRequest:
     real: str
     fake: str | None = None
-    """None only with save_stats."""
+    """None with save_stats, or where every metric looks at one side alone, which `real` is then."""
     metrics: str = "fid"
     mode: Literal["legacy_tensorflow", "legacy_pytorch", "clean"] | None = None
     """Inception's protocol; None is legacy_tensorflow."""
@@ -46,53 +39,27 @@ class FidRequest:
     batch_size: int = 64
     workers: int = 4
     dims: int | None = None
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
     save_stats: str | None = None
+    report: str | None = None
+    """A page with the scores and the pictures behind them."""
     cache: bool = True
     skip_bad: bool = False
     fail_fast: bool = False
     device: str = "auto"
+    dtype: str = "auto"
+    """Number format of Inception: auto, fp32, fp16 or bf16; auto is fp32."""
     overwrite: bool = False
 
 
 @config
 class FidReport:
     scores: dict[str, float]
-    """Metric → distance."""
+    """Name → value."""
     saved: str | None = None
+    report: str | None = None
     skipped: int = 0
-
-
-@dataclass(frozen=True)
-class Plan:
-    metrics: list["Metric"]
-    real: Operand
-    fake: Operand | None
-    n: int
-    """Images that a model draws."""
-
-    @property
-    def sides(self) -> list[Operand]:
-        return [side for side in (self.real, self.fake) if side]
-
-
-@dataclass
-class Work:
-    """One run's settings and what it found out on the way."""
-
-    request: FidRequest
-    plan: Plan
-    reporter: Reporter
-    extractors: list["Extractor"] = field(default_factory=list)
-    models: dict[str, "Model"] = field(default_factory=dict)
-    """Reference → model."""
-    bad: list[str] = field(default_factory=list)
-    """Unreadable images, with the reason."""
-    read: int = 0
-
-    @property
-    def blocked(self) -> bool:
-        """Whether unreadable images forbid a score already."""
-        return bool(self.bad) and not self.request.skip_bad
 
 
 def prepare(request: FidRequest, reporter: Reporter = SILENT) -> Plan:
@@ -106,36 +73,60 @@ def prepare(request: FidRequest, reporter: Reporter = SILENT) -> Plan:
             f"cannot use --metrics {name}", "that id fixes a protocol of training", "pass --metrics fid -n N"
         )
     _check_options(request, metrics)
-    real = operand(request.real, reporter)
-    fake = operand(request.fake, reporter) if request.fake is not None else None
-    if request.mirror and real.kind != "images":
-        raise UsageError("cannot use --mirror", f"{quoted(real.ref)} is no folder or archive of images")
-    if request.save_stats:
-        if real.kind == "stats":
-            raise UsageError("cannot use --save-stats", f"{quoted(real.ref)} holds statistics already")
-        check_writable(Path(request.save_stats))
+    real, fake = _operands(request, metrics, reporter)
     if request.num and all(side.kind != "model" for side in (real, fake) if side):
-        real, fake = subset(real, request.num, request.seed), fake and subset(fake, request.num, request.seed)
+        real, fake = real and subset(real, request.num, request.seed), fake and subset(fake, request.num, request.seed)
     plan = Plan(metrics, real, fake, request.num or max(m.n for m in metrics))
+    if request.mirror and (not real or real.kind != "images"):
+        raise UsageError("cannot use --mirror", f"{quoted(request.real)} is no folder or archive of real images")
+    if request.save_stats:
+        if not real or real.kind == "stats":
+            why = f"{quoted(real.ref)} holds statistics already" if real else "no metric looks at real images"
+            raise UsageError("cannot use --save-stats", why)
+        check_writable(Path(request.save_stats))
+    if request.report:
+        check_writable(Path(request.report))
+    for name in (m.id for m in metrics if m.sampler_only):
+        if not fake or fake.kind != "model":
+            raise UsageError(f"cannot use --metrics {name}", "it asks a generator, not images", "pass a model as FAKE")
     for side in plan.sides:
-        _check_stats(side, request, metrics)
+        _check_stats(side, request, plan)
         if side.kind == "model" and request.seed + plan.n - 1 > MAX_SEED:
             why = f"{plan.n} images from it on need seeds beyond {MAX_SEED}"
             raise UsageError(f"cannot use --seed {request.seed}", why)
     return plan
 
 
-def _check_options(request: FidRequest, metrics: Sequence["Metric"]) -> None:
-    limits = {"num": (2, 10_000_000), "resolution": (1, 4096), "batch_size": (1, 100_000), "workers": (0, 256)}
+def _operands(
+    request: FidRequest, metrics: "Sequence[Metric]", reporter: Reporter
+) -> tuple[Operand | None, Operand | None]:
+    """REAL and FAKE. One side alone is FAKE to a metric of generated images, and REAL to --save-stats."""
+    compared = any(m.two_sided for m in metrics)
+    if request.fake is None:
+        one = operand(request.real, reporter)
+        return (one, None) if compared or request.save_stats else (None, one)
+    real = operand(request.real, reporter) if compared or request.save_stats else None
+    if real is None:
+        what = f"{quoted(request.real)} is not looked at"
+        reporter.warn(what, f"{request.metrics} is about generated images alone", "leave it out")
+    return real, operand(request.fake, reporter)
+
+
+def _check_options(request: FidRequest, metrics: "Sequence[Metric]") -> None:
+    limits = {
+        "num": (2, 10_000_000),
+        "resolution": (1, 4096),
+        "batch_size": (1, 100_000),
+        "workers": (0, 256),
+        "kid_subsets": (1, 100_000),
+        "kid_subset_size": (2, 1_000_000),
+    }
     for name, (low, high) in limits.items():
         value = getattr(request, name)
         if value is not None and not low <= value <= high:
             option = "-n" if name == "num" else f"--{name.replace('_', '-')}"
-            why = (
-                "a distance needs at least 2 images"
-                if (name, value < low) == ("num", True)
-                else f"{low} to {high} works"
-            )
+            few = (name, value < low) == ("num", True)
+            why = "a distance needs at least 2 images" if few else f"{low} to {high} works"
             raise UsageError(f"cannot use {option} {value}", why)
     if not 0 <= request.seed <= MAX_SEED:
         raise UsageError(f"cannot use --seed {request.seed}", f"seeds are 0 to {MAX_SEED}")
@@ -143,72 +134,118 @@ def _check_options(request: FidRequest, metrics: Sequence["Metric"]) -> None:
         raise UsageError(f"unknown mode {quoted(request.mode)}", f"known: {', '.join(MODES)}")
     if request.dims not in (None, *DIMS):
         raise UsageError(f"cannot use --dims {request.dims}", f"Inception has features of {', '.join(map(str, DIMS))}")
-    if not all(m.inception for m in metrics) and (request.mode or request.dims):
-        option = "--mode" if request.mode else "--dims"
-        name = next(m.id for m in metrics if not m.inception)
-        raise UsageError(f"cannot use {option} with {name}", "it belongs to Inception's protocols, and so to fid")
-    if request.fake is None and not request.save_stats:
+    _check_inception_options(request, metrics)
+    if request.fake is None and not request.save_stats and any(m.two_sided for m in metrics):
         hint = "pass a second one, or keep the statistics of this one with --save-stats FILE.npz"
         raise UsageError("a distance needs two sides", "FAKE is missing", hint)
     if request.save_stats:
-        if len(metrics) > 1:
-            raise UsageError("cannot use --save-stats with two metrics", "a file holds statistics of one network")
+        if len({m.features for m in metrics if not m.sampler_only}) != 1:
+            raise UsageError("cannot use --save-stats with these metrics", "a file holds statistics of one network")
         if Path(request.save_stats).suffix.lower() != ".npz":
             raise UsageError(f"cannot write statistics to {quoted(request.save_stats)}", "the name must end in .npz")
+    if request.report and request.save_stats and request.fake is None:
+        hint = "leave out --report, or pass FAKE"
+        raise UsageError(f"cannot write a report to {quoted(request.report)}", "FAKE is missing", hint)
+    if request.report and Path(request.report).suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"cannot write a report to {quoted(request.report)}", "the name must end in .html")
 
 
-def _check_stats(side: Operand, request: FidRequest, metrics: Sequence["Metric"]) -> None:
+def _check_inception_options(request: FidRequest, metrics: "Sequence[Metric]") -> None:
+    half = request.dtype not in ("auto", "fp32")
+    given = {"--mode": request.mode, "--dims": request.dims, f"--dtype {request.dtype}": half}
+    other = next((m.id for m in metrics if not m.inception), None)
+    for option, value in given.items():
+        if value and other:
+            raise UsageError(f"cannot use {option} with {other}", "it belongs to Inception's protocols, and so to fid")
+    for metric in metrics:
+        if metric.kind == "is" and request.dims not in (None, DIMS[-1]):
+            raise UsageError(f"cannot use --dims {request.dims} with is", "class logits come from the last features")
+
+
+def _check_stats(side: Operand, request: FidRequest, plan: Plan) -> None:
     if side.stats is None:
         return
     from ganctl.metrics.statistics import check_fit
 
-    for metric in metrics:
+    dtype = "fp32" if request.dtype == "auto" else request.dtype
+    for metric in (m for m in plan.metrics if not m.sampler_only):
         if metric.inception:
             mode, dims = request.mode or MODES[0], request.dims or DIMS[-1]
-            check_fit(side.stats, source=side.ref, features=metric.features, mode=mode, dims=dims)
+            check_fit(side.stats, source=side.ref, features=metric.features, mode=mode, dims=dims, dtype=dtype)
         elif side.stats.features != metric.features:
             made = side.stats.features or "a network they do not name"
             hint = f"make them with: ganctl fid IMAGES --metrics {metric.id} --save-stats FILE.npz"
             raise UsageError(
                 f"cannot use statistics {quoted(side.ref)}", f"they are of {made}, not {metric.features}", hint
             )
+        if side.stats.feats is None and (metric.keeps_features or (metric.kind == "is" and side is plan.fake)):
+            hint = f"make them again with: ganctl fid IMAGES --metrics {metric.id} --save-stats FILE.npz"
+            raise UsageError(
+                f"cannot take {metric.id} of statistics {quoted(side.ref)}",
+                "they are moments alone, and it needs the features",
+                hint,
+            )
 
 
 def run(request: FidRequest, reporter: Reporter = SILENT) -> FidReport:
-    """Scores every metric asked for.
+    """Scores every metric asked for; in a job of several processes, each reads its share of the images.
 
     Raises UsageError, WeightsError (the network is not at hand, with the command to pull it), GanctlError (unreadable
     images), or PartialError when some were skipped as asked for and the scores are of the others.
     """
+    from ganctl.load import pick_device
+    from ganctl.train import distributed
+
     warnings: list[str] = []
     reporter = _remembering(reporter, warnings)
     plan = prepare(request, reporter)
-    work = Work(request, plan, reporter)
-    # Weights first: a missing one is found before the hour that images may take.
-    open_weights(work)
-    if request.save_stats and _saved(work) and plan.fake is None:
-        reporter.result({"path": request.save_stats, "status": "exists"})
-        return FidReport(scores={}, saved=request.save_stats)
-    real = measure(work, plan.real, real=True)
-    fake = measure(work, plan.fake, real=False) if plan.fake else None
-    if work.blocked:
-        raise GanctlError(
-            f"{len(work.bad)} of {work.read} images are unreadable",
-            f"the first: {work.bad[0]}",
-            "remove them, or score the others with --skip-bad",
-        )
-    if request.save_stats:
-        _save(work, real[0], warnings, say=fake is None)
-    scores = {}
-    early = tuple(warnings)
-    for k, metric in enumerate(plan.metrics):
-        if fake and plan.fake:
-            warnings[:] = early
-            scores[metric.id] = _score(work, metric, Side(plan.real, real[k]), Side(plan.fake, fake[k]), warnings)
+    # Looked at before any weights.
+    device = distributed.join(pick_device(request.device), "gloo")
+    work = Work(request, plan, reporter, device)
+    try:
+        report = _run(work, warnings)
+    finally:
+        distributed.leave()
+    for path in work.spent:
+        path.unlink(missing_ok=True)
     if work.bad:
         what = f"{len(work.bad)} of {work.read} images were skipped"
         raise PartialError(what, f"the first: {work.bad[0]}", "the value is that of the others")
-    return FidReport(scores=scores, saved=request.save_stats, skipped=len(work.bad))
+    return report
+
+
+def _run(work: Work, warnings: list[str]) -> FidReport:
+    from ganctl.train import distributed
+
+    request, plan = work.request, work.plan
+    open_weights(work)
+    if request.report:
+        from ganctl.workflows.fid_page import page_status, write_page
+
+        page_status(work)
+    if request.save_stats and distributed.told(not distributed.rank() and _saved(work)) and plan.fake is None:
+        work.reporter.result({"path": request.save_stats, "status": "exists"})
+        return FidReport(scores={}, saved=request.save_stats)
+    real = measure(work, plan.real, real=True) if plan.real else {}
+    fake = measure(work, plan.fake, real=False) if plan.fake and plan.networks else {}
+    if work.blocked:
+        first = work.bad[0] if work.bad else ""
+        what = f"{len(work.bad)} of {work.read} images are unreadable"
+        raise GanctlError(what, f"the first: {first}", "remove them, or score the others with --skip-bad")
+    if distributed.rank():
+        return FidReport(scores={})
+    if request.save_stats:
+        (network,) = plan.networks
+        _save(work, real[network].stats, warnings, say=plan.fake is None)
+    stamps: list[dict[str, Any]] = []
+    early = tuple(warnings)
+    for metric in plan.metrics if plan.fake else ():
+        warnings[:] = early
+        stamps += _score(work, metric, real.get(metric.features), fake.get(metric.features), warnings)
+    if request.report:
+        work.reporter.result({"path": request.report, "status": write_page(work, real, fake, stamps)})
+    scores = {stamp["metric"]: stamp[stamp["metric"]] for stamp in stamps}
+    return FidReport(scores=scores, saved=request.save_stats, report=request.report, skipped=len(work.bad))
 
 
 def _remembering(reporter: Reporter, warnings: list[str]) -> Reporter:
@@ -221,130 +258,11 @@ def _remembering(reporter: Reporter, warnings: list[str]) -> Reporter:
     return replace(reporter, warn=warn)
 
 
-def open_weights(work: Work) -> None:
-    """The feature networks and the models of both sides, on their device, which is looked at before any weights."""
-    from ganctl.load import load, pick_device
-
-    request, plan = work.request, work.plan
-    device = pick_device(request.device)
-    for side in plan.sides:
-        if side.kind == "model" and side.ref not in work.models:
-            from ganctl.metrics.sources import check_sampler
-
-            work.models[side.ref] = load(side.ref, device=request.device, reporter=work.reporter)
-            check_sampler(work.models[side.ref])
-    if any(side.kind != "stats" for side in plan.sides):
-        from ganctl.metrics.features import open_extractor
-
-        mode, dims = request.mode or MODES[0], request.dims or DIMS[-1]
-        work.extractors = [
-            open_extractor(m, mode=mode, dims=dims, device=device, reporter=work.reporter) for m in plan.metrics
-        ]
-
-
-def measure(work: Work, side: Operand, *, real: bool) -> list["Stats"]:
-    """Statistics of one side, one per metric. Empty when unreadable images forbid a score."""
-    if side.stats is not None:
-        return [side.stats] * len(work.plan.metrics)
-    if side.kind == "model":
-        return [] if work.blocked else _measure_model(work, side, "real images" if real else "fake images")
-    keys = [_cache_file(work, side, k) for k in range(len(work.extractors))] if real and work.request.cache else []
-    found = [stats for e, path in zip(work.extractors, keys, strict=False) if (stats := _cached(path, e))]
-    if keys and len(found) == len(keys):
-        work.read += len(side.images)
-        return found
-    made = _measure_files(work, side, real=real)
-    for path, stats in zip(keys, made, strict=False):
-        if not stats.seen.skipped:
-            from ganctl.metrics.statistics import write_stats
-
-            with contextlib.suppress(GanctlError):  # a cache that cannot be written costs time, nothing else
-                write_stats(path, stats)
-    return made
-
-
-def _measure_files(work: Work, side: Operand, *, real: bool) -> list["Stats"]:
-    from ganctl.metrics.features import gather
-    from ganctl.metrics.sources import Watch, file_work
-
-    request, watch, stage = work.request, Watch(), "real images" if real else "fake images"
-    mirror = request.mirror and real
-    blocked = work.blocked
-    settings = {"resolution": request.resolution, "mirror": mirror, "skip_bad": request.skip_bad}
-    moments = gather(
-        _until_bad(side.images, watch) if request.fail_fast else side.images,
-        file_work(work.extractors, watch, **settings, only_check=blocked),
-        work.extractors,
-        batch_size=request.batch_size,
-        workers=request.workers,
-        done=lambda n: work.reporter.progress(stage, n, len(side.images)),
-    )
-    work.read += len(side.images)
-    for label, error in sorted(watch.bad, key=lambda b: b[0]):
-        work.bad.append(f"{quoted(label)}: {error.why}")
-        work.reporter.result({"input": label, "status": "failed", "error": error.why})
-        if request.fail_fast:
-            raise GanctlError("stopped at the first unreadable image", work.bad[0], "remove it, or pass --skip-bad")
-    if blocked or work.blocked:
-        return []
-    if (left := len(side.images) - len(watch.bad)) < 2:
-        why = f"{left} of its {len(side.images)} images can be read, a distance needs at least 2"
-        raise UsageError(f"cannot score {quoted(side.ref)}", why)
-    made = {"seen": watch.seen(), "resolution": request.resolution, "mirror": mirror}
-    return [e.stats(m, **made) for e, m in zip(work.extractors, moments, strict=True)]
-
-
-def _until_bad(images: Sequence[Any], watch: Any) -> Iterator[Any]:
-    for image in images:
-        if watch.bad:
-            return
-        yield image
-
-
-def _measure_model(work: Work, side: Operand, stage: str) -> list["Stats"]:
-    from ganctl.metrics.features import gather
-    from ganctl.metrics.sources import Watch, prepared, sampled
-
-    request, watch, n = work.request, Watch(), work.plan.n
-
-    def prepare_one(pixels: Any) -> list:
-        watch.count(pixels)
-        return prepared(pixels, work.extractors, resolution=request.resolution)
-
-    moments = gather(
-        sampled(work.models[side.ref], n, request.seed, request.batch_size),
-        prepare_one,
-        work.extractors,
-        batch_size=request.batch_size,
-        workers=request.workers,
-        done=lambda done: work.reporter.progress(stage, done, n),
-    )
-    work.read += n
-    made = {"seen": watch.seen(), "resolution": request.resolution}
-    return [e.stats(m, **made) for e, m in zip(work.extractors, moments, strict=True)]
-
-
-def _cache_file(work: Work, side: Operand, k: int) -> Path:
-    e = work.extractors[k]
-    parts = [CACHE_VERSION, e.features, e.mode, e.dims, e.weights_sha256, side.digest()]
-    parts += [work.request.mirror, work.request.resolution]
-    return cache_root() / "stats" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.npz"
-
-
-def _cached(path: Path, e: "Extractor") -> "Stats | None":
-    from ganctl.metrics.statistics import check_fit, read_stats
-
-    try:
-        stats = read_stats(path)
-        check_fit(stats, source=str(path), features=e.features, mode=e.mode, dims=e.dims)
-    except UsageError:  # absent, or damaged: it is made again
-        return None
-    return stats
-
-
 def _save_request(work: Work) -> dict[str, Any]:
     """What saved statistics depend on; kept inside them."""
-    request, side, e = work.request, work.plan.real, work.extractors[0]
+    request, side = work.request, work.plan.real
+    assert side is not None
+    (e,) = work.extractors.values()
     if side.kind == "model":
         model = {"model": shown_name(side.ref), "revision": work.models[side.ref].revision}
         source = {**model, "n": work.plan.n, "seed": request.seed}
@@ -354,10 +272,9 @@ def _save_request(work: Work) -> dict[str, Any]:
         "ganctl": __version__,
         "verb": "fid",
         **source,
-        "features": e.features,
-        "mode": e.mode,
+        **e.protocol,
         "dims": e.dims,
-        "weights_sha256": e.weights_sha256,
+        "feats": work.plan.keeps(e.features),
         "mirror": request.mirror,
         "resolution": request.resolution,
     }
@@ -377,33 +294,98 @@ def _save(work: Work, stats: "Stats", warnings: list[str], *, say: bool) -> None
     if status == "written":
         write_stats(path, stats, _save_request(work))
     if say:
+        assert work.plan.real is not None
         side_warnings(Side(work.plan.real, stats), work.reporter.warn)
         work.reporter.note(protocol(work.plan.metrics[0], stats))
         made = {"n": stats.n, "skipped": stats.seen.skipped, "warnings": list(warnings)}
-        work.reporter.result({"path": str(path), "status": status, **stamp(stats), **made, "ganctl": __version__})
+        work.reporter.result({"path": str(path), "status": status, **one_stamp(stats), **made, "ganctl": __version__})
 
 
-def _score(work: Work, metric: "Metric", real: Side, fake: Side, warnings: list[str]) -> float:
-    """One distance, checked, printed and stamped."""
-    value = distance(real, fake)
-    pair_warnings(metric, real, fake, work.reporter.warn)
-    work.reporter.note(protocol(metric, real.stats, fake.stats))
+def _score(
+    work: Work, metric: "Metric", real: Measured | None, fake: Measured | None, warnings: list[str]
+) -> list[dict[str, Any]]:
+    """The numbers of one metric, checked, stamped and printed: the stamps."""
+    from ganctl.metrics.score import Score
+
+    plan, facts = work.plan, {}
+    assert plan.fake is not None
+    if metric.sampler_only:
+        found, facts = _path_length(work, metric)
+        work.reporter.note(f"{metric.id}, {facts['features']}, {plan.n} pairs of images")
+    else:
+        assert fake is not None
+        sides = Side(plan.real, real.stats) if plan.real and real else None, Side(plan.fake, fake.stats)
+        if metric.two_sided:
+            assert sides[0] is not None
+            found = _compare(work, metric, sides[0], sides[1])
+        else:
+            assert fake.inception_score is not None
+            found = [Score(metric.id, *fake.inception_score)]
+        first = sides[0] if metric.two_sided else None
+        pair_warnings(metric, first, sides[1], work.reporter.warn)
+        work.reporter.note(protocol(metric, first.stats if first else None, fake.stats))
+        facts = pair_stamp(metric, first, sides[1])
     revisions = {ref: model.revision for ref, model in work.models.items()}
-    work.reporter.result(
-        {
-            "metric": metric.id,
-            metric.id: value,
-            **pair_stamp(metric, real, fake),
-            "revision_real": revisions.get(real.operand.ref),
-            "revision_fake": revisions.get(fake.operand.ref),
-            "read": work.read,
-            "used": work.read - len(work.bad),
-            "skipped": len(work.bad),
-            "mirror": work.request.mirror,
-            "resolution": work.request.resolution,
-            "seed": work.request.seed,
-            "warnings": list(warnings),
-            "ganctl": __version__,
-        }
-    )
-    return value
+    run = {
+        "revision_real": revisions.get(plan.real.ref) if plan.real else None,
+        "revision_fake": revisions.get(plan.fake.ref),
+        "read": work.read,
+        "used": work.read - len(work.bad),
+        "skipped": len(work.bad),
+        "mirror": work.request.mirror,
+        "resolution": work.request.resolution,
+        "seed": work.request.seed,
+        "warnings": list(warnings),
+        "ganctl": __version__,
+    }
+    stamps = []
+    for score in found:
+        spread = {} if score.spread is None else {"std": score.spread}
+        stamps.append({"metric": score.name, score.name: score.value, **spread, **facts, **run})
+        work.reporter.result(stamps[-1])
+    return stamps
+
+
+def _compare(work: Work, metric: "Metric", real: Side, fake: Side) -> "list[Score]":
+    """Raises UsageError for sides of different protocols, or that allow no score."""
+    from ganctl.metrics.score import compare
+
+    check_pair(real, fake)
+    request = work.request
+    settings = {"kid_subsets": request.kid_subsets, "kid_subset_size": request.kid_subset_size}
+    try:
+        return compare(metric, real.stats, fake.stats, **settings)
+    except ValueError as e:
+        what = f"cannot compare {real.name} with {fake.name} by {metric.id}"
+        raise UsageError(what, str(e)) from e
+
+
+def _path_length(work: Work, metric: "Metric") -> "tuple[list[Score], dict[str, Any]]":
+    """Of the model on the generated side. Raises UsageError (no W), WeightsError."""
+    from ganctl.metrics.path_length import sampler_path_length
+    from ganctl.metrics.perceptual import open_lpips
+    from ganctl.metrics.score import Score
+
+    request, plan = work.request, work.plan
+    assert plan.fake is not None
+    model = work.models[plan.fake.ref]
+    space, ends = metric.id.removeprefix("ppl_")[0], metric.id.removeprefix("ppl_")[1:]
+    if space == "w" and not (hasattr(model.net, "map") and hasattr(model.net, "synthesize")):
+        raise UsageError(f"cannot take {metric.id} of {quoted(plan.fake.ref)}", f"{model.model} has no space W")
+    lpips, digest = open_lpips("vgg", device=work.device, reporter=work.reporter)
+    try:
+        mean, deviation = sampler_path_length(
+            model.net,
+            lpips.distance,
+            space=space,  # type: ignore[arg-type]
+            ends=ends,  # type: ignore[arg-type]
+            n=plan.n,
+            seed=request.seed,
+            batch_size=min(request.batch_size, 16),
+            device=work.device,
+            done=lambda n: work.reporter.progress(metric.id, n, plan.n),
+        )
+    except ValueError as e:
+        raise UsageError(f"cannot take {metric.id} of {quoted(plan.fake.ref)}", str(e)) from e
+    facts = {"features": "lpips-vgg", "weights_sha256": digest, "n_fake": plan.n, "fake": plan.fake.ref}
+    return [Score(metric.id, mean, deviation)], facts

@@ -5,14 +5,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ganctl.errors import UsageError, quoted
+from ganctl.workflows.fid_measure import MODES
 from ganctl.workflows.operands import Operand, same
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ganctl.metrics.catalog import Metric
     from ganctl.metrics.statistics import Stats
 
-MODES = ("legacy_tensorflow", "legacy_pytorch", "clean")
 FEW = 10_000
+BIAS = {
+    "fd": ("the value is biased upwards, and only comparable at equal numbers", ""),
+    "kid": ("the value is unbiased, and its spread is wide", "look at the deviation beside it"),
+    "is": ("the value is biased downwards, and only comparable at equal numbers", "published numbers use 50000"),
+    "pr": ("both values depend on the number of images", "use as many of each as what you compare with"),
+    "dc": ("both values depend on the number of images", "use as many of each as what you compare with"),
+    "c2st": ("the classifier sees few examples", "use as many of each as what you compare with"),
+}
+"""Kind of metric → what few images do to it, and what to do."""
 Warn = Callable[[str, str, str], None]
 
 
@@ -28,19 +39,7 @@ class Side:
         return quoted(self.operand.ref)
 
 
-def distance(real: Side, fake: Side) -> float:
-    """The Fréchet distance. Raises UsageError for sides of different protocols, or statistics that allow none."""
-    from ganctl.metrics.fid import frechet_distance
-
-    _check_pair(real, fake)
-    a, b = real.stats, fake.stats
-    try:
-        return frechet_distance(a.mu, a.sigma, b.mu, b.sigma)
-    except ValueError as e:
-        raise UsageError(f"cannot compare {real.name} with {fake.name}", str(e), "make the statistics again") from e
-
-
-def _check_pair(real: Side, fake: Side) -> None:
+def check_pair(real: Side, fake: Side) -> None:
     """Statistics may come from files: both sides must be of one network, one protocol, one treatment."""
     a, b = real.stats, fake.stats
     where = f"cannot compare {real.name} with {fake.name}"
@@ -63,51 +62,62 @@ def _check_pair(real: Side, fake: Side) -> None:
         raise UsageError(where, f"they have {a.dims} and {b.dims} dimensions", "make both with the same --dims")
 
 
-def protocol(metric: "Metric", real: "Stats", fake: "Stats | None" = None) -> str:
+def protocol(metric: "Metric", real: "Stats | None", fake: "Stats | None" = None) -> str:
     """One line: what was measured, by what, of how many."""
-    mode = real.mode or (fake.mode if fake else None) or "protocol unrecorded"
-    parts = [metric.id, metric.features, mode, f"{real.dims} dimensions"]
-    counts = f"{_count(real)} real" + (f", {_count(fake)} fake" if fake else "")
-    return ", ".join([*parts, f"{counts} images"])
+    sides = [stats for stats in (real, fake) if stats]
+    mode = next((stats.mode for stats in sides if stats.mode), "protocol unrecorded")
+    half = [stats.dtype for stats in sides[:1] if stats.dtype != "fp32"]
+    counts = [f"{_count(stats)} {name}" for stats, name in ((real, "real"), (fake, "fake")) if stats]
+    parts = [metric.id, metric.features, mode, *half, f"{sides[0].dims} dimensions", f"{', '.join(counts)} images"]
+    return ", ".join(parts)
 
 
-def stamp(stats: "Stats") -> dict[str, Any]:
+def one_stamp(stats: "Stats") -> dict[str, Any]:
     return {
         "mode": stats.mode,
         "dims": stats.dims,
         "features": stats.features,
         "weights_sha256": stats.weights_sha256,
+        "dtype": stats.dtype,
     }
 
 
-def pair_stamp(metric: "Metric", real: Side, fake: Side) -> dict[str, Any]:
-    """Everything a value depends on that is known of its two sides."""
-    a, b = real.stats, fake.stats
+def pair_stamp(metric: "Metric", real: Side | None, fake: Side) -> dict[str, Any]:
+    """Everything a value depends on that is known of its sides."""
+    sides = {"real": real, "fake": fake}
+    known = next((side.stats for side in (real, fake) if side and side.stats.features), fake.stats)
     return {
-        **stamp(a if a.features else b),
+        **one_stamp(known),
         "features": metric.features,
-        "n_real": a.n,
-        "n_fake": b.n,
-        "sizes": {"real": _top(a.seen.sizes), "fake": _top(b.seen.sizes)},
-        "real": real.operand.ref,
-        "fake": fake.operand.ref,
+        **{f"n_{name}": side.stats.n if side else None for name, side in sides.items()},
+        "sizes": {name: _top(side.stats.seen.sizes) for name, side in sides.items() if side},
+        **{name: side.operand.ref if side else None for name, side in sides.items()},
     }
 
 
-def pair_warnings(metric: "Metric", real: Side, fake: Side, warn: Warn) -> None:
+def pair_warnings(metric: "Metric", real: Side | None, fake: Side, warn: Warn) -> None:
+    """What makes a value mean less than it seems to."""
+    import numpy as np
+
+    sides = [side for side in (real, fake) if side]
+    few = [side.stats.n for side in sides if side.stats.n is not None and side.stats.n < FEW]
+    if few:
+        why, hint = BIAS.get(metric.kind, BIAS["fd"])
+        published = "published numbers use 50000" if metric.inception else f"use {FEW} or more of each"
+        warn(f"{metric.id} from {min(few)} images", f"below {FEW} {why}", hint or published)
+    for side in sides:
+        side_warnings(side, warn)
+    if real is None:
+        return
     a, b = real.stats, fake.stats
     if same(real.operand, fake.operand):
         warn("REAL and FAKE are the same", f"both are {real.name}", "the distance is zero by definition")
     elif (a.mu == b.mu).all() and (a.sigma == b.sigma).all():
         why = f"{real.name} and {fake.name} have the same statistics"
         warn("REAL and FAKE hold the same images", why, "the distance is zero by definition")
-    few = [n for n in (a.n, b.n) if n is not None and n < FEW]
-    if few:
-        why = f"below {FEW} the value is biased upwards, and only comparable at equal numbers"
-        hint = "published numbers use 50000" if metric.inception else f"use {FEW} or more of each"
-        warn(f"{metric.id} from {min(few)} images", why, hint)
-    for side in (real, fake):
-        side_warnings(side, warn)
+    elif shared := np.intersect1d(_digests(a), _digests(b)).size:
+        why = f"{shared} of {fake.name} are in {real.name} too, pixel for pixel; copies flatter every score"
+        warn("REAL and FAKE share images", why, "take them out of one side")
     formats = _main(a.seen.formats), _main(b.seen.formats)
     if all(formats) and "jpeg" in formats and formats[0] != formats[1]:
         why = f"REAL is mostly {formats[0]}, FAKE mostly {formats[1]}; the distance sees JPEG's losses"
@@ -148,6 +158,10 @@ def side_warnings(side: Side, warn: Warn) -> None:
         warn(f"{name} was converted to {wanted}", ", ".join(converted), "")
     for note, n in sorted(seen.notes.items()):
         warn(f"{name} has odd images", f"{n} {_images(n)} read by this rule: {note}", "")
+
+
+def _digests(stats: "Stats") -> "np.ndarray | tuple[()]":
+    return () if stats.digests is None else stats.digests
 
 
 def _images(n: int) -> str:

@@ -6,7 +6,7 @@ import os
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ganctl import catalog
 from ganctl.errors import UsageError, did_you_mean, quoted
@@ -33,10 +33,14 @@ class Operand:
     images: "tuple[ImageRef, ...] | tuple[IdxImage, ...]" = ()
     stats: "Stats | None" = None
 
+    def rows(self, some: range | None = None) -> list[Any]:
+        """The listing, or some of it: where the images are, their names, sizes and times."""
+        images = self.images if some is None else self.images[some.start : some.stop]
+        return [str(_path(self.ref).resolve()), *([r.name, r.size, r.mtime] for r in images)]
+
     def digest(self) -> str:
-        """Names the listing: where the images are, their names, sizes and times."""
-        rows = [str(_path(self.ref).resolve()), *([r.name, r.size, r.mtime] for r in self.images)]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        """Names the listing."""
+        return hashlib.sha256(json.dumps(self.rows()).encode()).hexdigest()
 
 
 def operand(ref: str, reporter: Reporter = SILENT, *, least: int = 2) -> Operand:

@@ -13,6 +13,7 @@ from ganctl.workflows.recipe import Recipe
 
 if TYPE_CHECKING:
     from ganctl.data import Dataset
+    from ganctl.metrics.score import Score
     from ganctl.metrics.statistics import Stats
 
 CELLS = 64
@@ -47,14 +48,16 @@ def progress_grid(net: Any, data: "Dataset", recipe: Recipe, path: Path, device:
             write_image(path, grid(cells, 3))
 
 
-def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str, Any]) -> float:
+def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str, Any]) -> "list[Score]":
     """A metric of the sampler's first seeds against the training data, whose side is kept in `real`."""
     from ganctl.metrics import training
     from ganctl.metrics.catalog import METRICS
     from ganctl.nn.precision import inference
 
     device = next(net.parameters()).device
-    # fid5k and fid50k_full fix their number of samples by name.
+    if METRICS[metric].sampler_only:
+        return training.path_length(metric, net, device=device)
+    # fid5k, kid50k_full and their like fix their number of samples by name.
     n, step = METRICS[metric].n if METRICS[metric].training else recipe.train.metric_images, 250
 
     def samples() -> Any:
@@ -69,15 +72,21 @@ def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str
     return training.score(metric, samples(), real[metric], device=device)
 
 
-def real_side(metric: str, data: "Dataset", device: Any, reporter: Reporter = SILENT) -> "Stats":
-    """Statistics of the training data, from the cache where the same data were measured before.
+def real_side(metric: str, data: "Dataset", device: Any, reporter: Reporter = SILENT) -> "Stats | None":
+    """What is kept of the training data, from the cache where the same data were measured before; None if unneeded.
 
     Raises WeightsError when the metric's network is not at hand.
     """
     from ganctl.metrics import training
+    from ganctl.metrics.catalog import METRICS
     from ganctl.metrics.statistics import read_stats, write_stats
 
-    digest = hashlib.sha256(f"training 1 {metric} {data.fingerprint()}".encode()).hexdigest()
+    if METRICS[metric].sampler_only:
+        from ganctl.metrics.perceptual import open_lpips
+
+        open_lpips("vgg", device=device, reporter=reporter)
+        return None
+    digest = hashlib.sha256(f"training 2 {metric} {data.fingerprint()}".encode()).hexdigest()
     path = cache_root() / "stats" / f"{digest}.npz"
     with contextlib.suppress(UsageError):  # absent, or damaged: it is made again
         if training.fits(metric, found := read_stats(path), device=device, reporter=reporter):
@@ -85,6 +94,7 @@ def real_side(metric: str, data: "Dataset", device: Any, reporter: Reporter = SI
     step = 250
     batches = (data.x[i : i + step] for i in range(0, len(data), step))
     made = training.prepare(metric, batches, device=device, reporter=reporter)
-    with contextlib.suppress(GanctlError):  # a cache that cannot be written costs time, nothing else
-        write_stats(path, made)
+    if made:
+        with contextlib.suppress(GanctlError):  # a cache that cannot be written costs time, nothing else
+            write_stats(path, made)
     return made

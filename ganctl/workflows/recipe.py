@@ -121,7 +121,7 @@ def resolve(reference: str, changes: Mapping[str, Any], settings: Sequence[str])
 
 def _check(recipe: Recipe, module: Any) -> None:
     """Raises UsageError for settings that are right one by one and wrong together."""
-    from ganctl.metrics.catalog import METRICS, metric
+    from ganctl.metrics.catalog import known, metric
 
     for key, value in vars(recipe.config).items():
         # Larger numbers do not fit float32.
@@ -129,10 +129,9 @@ def _check(recipe: Recipe, module: Any) -> None:
             raise UsageError(f"cannot use {key} = {value}", f"it is not a number below {MAX_NUMBER:g}")
     public = fields(module.Nets)[0].type
     for name in recipe.train.metrics:
-        if metric(name).inception and not metric(name).training:
-            ids = ", ".join(m.id for m in METRICS.values() if m.training)
+        if not metric(name).while_training:
             why = "while training, a metric's name fixes its number of images"
-            raise UsageError(f"cannot use --metrics {name}", why, f"known: {ids}")
+            raise UsageError(f"cannot use --metrics {name}", why, f"known: {', '.join(known(training=True))}")
         if not hasattr(public, "sample"):
             why = f"{recipe.model} draws no samples that could be scored"
             raise UsageError(f"cannot use --metrics {name} with {recipe.model}", why, "pass --metrics none")

@@ -149,17 +149,21 @@ class Session:
         progress_grid(self.state.ema, self.data, self.recipe, path, p.device)
 
     def _score(self) -> None:
+        from ganctl.metrics.catalog import METRICS
         from ganctl.train.checkpoint import Best, Scores, name_of
         from ganctl.workflows.pictures import score
 
         names = self.recipe.train.metrics
         if not names:
             return
-        found = {name: score(name, self.state.ema, self.data, self.recipe, self.real) for name in names}
+        scored = {name: score(name, self.state.ema, self.data, self.recipe, self.real) for name in names}
+        found = {part.name: part.value for parts in scored.values() for part in parts}
         self.log(found)
-        first, best = names[0], self.scores.best
-        if best is None or best.metric != first or found[first] < best.value:
-            best = Best(first, found[first], name_of(self.state.progress.nimg))
+        # Of a metric of two numbers, the first one decides.
+        first, best = scored[names[0]][0], self.scores.best
+        higher = METRICS[names[0]].higher_is_better
+        if best is None or best.metric != first.name or (first.value > best.value) == higher:
+            best = Best(first.name, first.value, name_of(self.state.progress.nimg))
         self.scores = Scores(found, best)
 
     def _measure_real(self) -> None:

@@ -288,14 +288,16 @@ def test_what_is_odd_about_the_sides_is_said_in_text_and_json(here: Path) -> Non
         assert any(w.startswith(few) for w in heard.warnings)
         return [w for w in heard.warnings if " images | below" not in w]
 
-    assert warned(grey, pictures(here / "again", array[::-1])) == []
+    assert warned(grey, pictures(here / "others", pixels(12, 7))) == []
+    (found,) = warned(grey, pictures(here / "again", np.concatenate([array[:5], pixels(7, 8)])))
+    assert found.startswith(f"REAL and FAKE share images | 5 of '{here / 'again'}' are in '{grey}' too, pixel ")
     assert warned(grey, grey) == [
         "REAL and FAKE are the same | both are '" + str(grey) + "' | the distance is zero by definition"
     ]
     assert warned(grey, shutil.copytree(grey, here / "copy"))[0].startswith("REAL and FAKE hold the same images | ")
     (found,) = warned(grey, pictures(here / "jpeg", array, "jpg"))
     assert found.startswith("the two sides are stored differently | REAL is mostly png, FAKE mostly jpeg; ")
-    mixed = pictures(pictures(here / "mixed", array[:8]), pixels(4, 1, (20, 32)), first=8)
+    mixed = pictures(pictures(here / "mixed", pixels(8, 9)), pixels(4, 1, (20, 32)), first=8)
     (found,) = warned(grey, mixed)
     assert found.startswith(f"'{mixed}' has images of 2 sizes | 8 of 28x28, 4 of 32x20; each is resized to the 28x28")
     assert warned(grey, mixed, resolution=28) == []
@@ -309,8 +311,8 @@ def test_what_is_odd_about_the_sides_is_said_in_text_and_json(here: Path) -> Non
     (found,) = warned(grey, colour)
     rule = "10 rgb images were turned to luma, 2 rgba images were laid over white"
     assert found == f"'{colour}' was converted to grey | {rule} | "
-    deep = pictures(here / "deep", array[:11])
-    Image.fromarray(array[11].astype(np.uint16) * 257).save(deep / "0011.png")
+    deep = pictures(here / "deep", pixels(11, 10))
+    Image.fromarray(pixels(1, 11)[0].astype(np.uint16) * 257).save(deep / "0011.png")
     (found,) = warned(grey, deep)[-1:]
     assert found == f"'{deep}' has odd images | 1 image was read by this rule: 16 bits reduced to 8 | "
     (deep / "link.png").symlink_to("nowhere")
@@ -395,7 +397,8 @@ def test_training_measures_what_the_command_does(here: Path) -> None:
     real, fake = pixels(40, 0)[..., None], pixels(35, 1)[..., None]
     wanted = fid(pictures(here / "real", real[..., 0]), pictures(here / "fake", fake[..., 0])).value
     stats = training.prepare("fd-lenet", np.split(real, [7, 30]))
-    assert training.score("fd-lenet", iter(np.split(fake, [3])), stats) == pytest.approx(wanted, rel=1e-6)
+    (found,) = training.score("fd-lenet", iter(np.split(fake, [3])), stats)
+    assert (found.name, found.value) == ("fd-lenet", pytest.approx(wanted, rel=1e-6))
 
 
 def test_on_real_digits_near_is_near_and_far_is_far(here: Path) -> None:
