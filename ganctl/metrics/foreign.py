@@ -29,8 +29,8 @@ def read_pickle(path: Path, where: str) -> tuple[dict[str, np.ndarray], int | No
 
     Sources of the formats: `FeatureStats` in metrics/metric_utils.py of NVlabs/stylegan2-ada-pytorch, `save_stats` in
     calculate_metrics.py of NVlabs/edm2, torch_fidelity/utils.py and metric_fid.py of torch-fidelity 0.4.0. StyleGAN's
-    covariance divides by n, that of all others and ours by n - 1: it is brought to ours, which moves an FID by about
-    tr(Σ) / n. Raises UsageError for what holds no statistics; nothing in a file is executed.
+    covariance divides by n, that of all others and ours by n - 1: it is brought to ours, which changes an FID by about
+    an n-th of itself. Raises UsageError for what holds no statistics; nothing in a file is executed.
     """
     try:
         value = read_torch(path)

@@ -66,6 +66,51 @@ def test_fewer_images_than_dimensions() -> None:
     assert abs(frechet_distance(*a, *a)) < 1e-6 * np.trace(a[1])
 
 
+def of_images(x: np.ndarray) -> Moment:
+    """As the command takes them: float32 features, in running moments."""
+    running = Moments(x.shape[1])
+    running.add(x.astype(np.float32))
+    made = running.stats()
+    return made.mu, made.sigma
+
+
+def test_every_degenerate_pair_of_sides_has_a_real_distance() -> None:
+    """Two images, one image many times, the same twice, a constant feature, spans that share nothing; both ways."""
+    rng, d = np.random.default_rng(5), 64
+    few, more = rng.standard_normal((2, d)), rng.standard_normal((300, d))
+    apart = np.concatenate([rng.standard_normal((40, d // 2)), np.zeros((40, d // 2))], 1)
+    flat = more.copy()
+    flat[:, 7] = 3.0
+    sides = {
+        "two images": few,
+        "300 images": more,
+        "one image 50 times": np.repeat(few[:1], 50, 0),
+        "all black": np.zeros((20, d)),
+        "the same, scaled down until it underflows": more * 1e-30,
+        "scaled up": more * 1e6,
+        "a constant feature": flat,
+        "the first half": apart,
+        "the second half": apart[:, ::-1],
+        "rank one": rng.standard_normal((100, 1)) * rng.standard_normal((1, d)),
+    }
+    measured = {name: of_images(x) for name, x in sides.items()}
+    for one, a in measured.items():
+        for other, b in measured.items():
+            found = frechet_distance(*a, *b)
+            scale = max(np.trace(a[1]) + np.trace(b[1]), np.square(a[0] - b[0]).sum(), 1e-30)
+            assert isinstance(found, float) and np.isfinite(found), (one, other)
+            assert found > -1e-6 * scale, (one, other, found)
+            assert found == pytest.approx(frechet_distance(*b, *a), abs=1e-9 * scale), (one, other)
+            if one == other:
+                assert abs(found) < 1e-6 * scale, (one, found)
+    # Point masses: the squared distance between them. Supports without a common direction: both variances count whole.
+    black, one_image = measured["all black"], measured["one image 50 times"]
+    assert frechet_distance(*black, *one_image) == pytest.approx(np.square(np.float32(few[0])).sum(), rel=1e-6)
+    (mu1, sigma1), (mu2, sigma2) = measured["the first half"], measured["the second half"]
+    wanted = np.square(mu1 - mu2).sum() + np.trace(sigma1) + np.trace(sigma2)
+    assert frechet_distance(mu1, sigma1, mu2, sigma2) == pytest.approx(wanted, rel=1e-12)
+
+
 def test_fid_of_64_images_in_2048_dimensions() -> None:
     """Features recorded by torch-fidelity, moments of ours, in batches: its value to the digits it is known by."""
     recorded, meta = arrays(golden("inception_image_set_metrics.safetensors"))
