@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt64
 
 from ganctl.errors import UsageError, quoted
 from ganctl.io.arrays import npz_names, read_npz, write_npz
 from ganctl.metrics.catalog import METRICS
 from ganctl.metrics.foreign import PICKLES, read_pickle
 
-ARRAYS = ("mu", "sigma", "feats")
+ARRAYS = ("mu", "sigma", "feats", "digests")
 """The fields of Stats that are arrays of the file themselves, under the names that the field's tools use."""
 NO_MOMENTS = (np.zeros(0), np.zeros((0, 0)))
 PENDING = 1024
@@ -58,6 +58,9 @@ class Stats:
     seen: Seen = field(default_factory=Seen)
     feats: Float[np.ndarray, "n d"] | None = None
     """The features themselves, float32; kept only for metrics that moments do not give (KID, precision and recall)."""
+
+    digests: UInt64[np.ndarray, "images"] | None = None
+    """64 bits per image that name its pixels, to tell images that are on both sides."""
 
     @property
     def dims(self) -> int:
@@ -130,6 +133,8 @@ def read_stats(path: Path | str) -> Stats:
         raise UsageError(where, f"it was made from {stats.n} images; statistics need at least 2")
     if "feats" in arrays:
         stats = replace(stats, feats=_feats(arrays["feats"], stats.n, where))
+    if "digests" in arrays and arrays["digests"].dtype == np.uint64 and arrays["digests"].ndim == 1:
+        stats = replace(stats, digests=arrays["digests"])
     missing = [k for k in ("mu", "sigma") if k not in arrays]
     if stats.feats is not None and len(missing) == 2:
         return _with_moments(stats)
@@ -186,7 +191,7 @@ def _stamped(arrays: dict[str, np.ndarray], where: str) -> Stats:
     try:
         stamp = json.loads(str(arrays["stamp"].reshape(-1)[0]))
         seen = Seen(**stamp.pop("seen"))
-        stats = Stats(*NO_MOMENTS, seen=seen, feats=None, **stamp)
+        stats = Stats(*NO_MOMENTS, seen=seen, feats=None, digests=None, **stamp)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as e:
         raise UsageError(where, "its record of how it was made is damaged") from e
     texts = (stats.features, stats.mode, stats.weights_sha256)
