@@ -3,13 +3,11 @@
 import numpy as np
 from jaxtyping import Float, Num
 
-from ganctl.metrics.psnr import PEAK, check_pair
+from ganctl.metrics.psnr import PEAK, STRIP, check_pair
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales, finest first: Wang et al. 2003, section 3.2."""
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
-STRIP = 50_000
-"""Numbers filtered at a time: they stay in the processor's cache, and memory does not grow with the image."""
 
 
 def gaussian(size: int = 11, sigma: float = 1.5) -> Float[np.ndarray, "size"]:
@@ -111,5 +109,10 @@ def _filtered(maps: Float[np.ndarray, "k h w c"], window: Float[np.ndarray, "siz
 
 def halved(x: Num[np.ndarray, "h w c"]) -> Float[np.ndarray, "h/2 w/2 c"]:
     """Means of each 2 x 2 pixels, a zero line in front of an odd side."""
-    x = np.pad(x.astype(np.float64), ((x.shape[0] % 2, 0), (x.shape[1] % 2, 0), (0, 0)))
-    return (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) / 4
+    if x.shape[0] % 2 or x.shape[1] % 2:
+        x = np.pad(x, ((x.shape[0] % 2, 0), (x.shape[1] % 2, 0), (0, 0)))
+    total = np.add(x[::2, ::2], x[1::2, ::2], dtype=np.float64)
+    total += x[::2, 1::2]
+    total += x[1::2, 1::2]
+    total /= 4
+    return total
