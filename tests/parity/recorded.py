@@ -16,7 +16,7 @@ from ganctl.metrics.kid import kernel_distance
 from ganctl.metrics.statistics import Moments
 from tests.conftest import golden
 from tests.golden import inception_weights
-from tests.parity.installed import recorded
+from tests.parity.installed import SETS, recorded
 
 ROWS = {
     ("legacy_tensorflow", 64): {"torchfidelity.fid_layer_64": 1e-4},
@@ -36,7 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     device = torch.device(parser.parse_args().device)
-    stored = recorded()
+    stored = recorded(SETS)
     net = inception_weights.network(golden("inception_excerpt.safetensors"))
     images = {side: stored[f"in.set_{side}"].transpose(0, 2, 3, 1) for side in "ab"}
     worst = 0.0
