@@ -23,7 +23,10 @@ def invert(
         typer.Option(help="Default: an autoencoder's encoder, else optimize.", rich_help_panel=SEARCH),
     ] = None,
     space: Annotated[Literal["z"], typer.Option(help="Where to search.", rich_help_panel=SEARCH)] = "z",
-    loss: Annotated[Literal["l2"], typer.Option(help="What is made small.", rich_help_panel=SEARCH)] = "l2",
+    loss: Annotated[
+        Literal["lpips", "l2", "lpips+l2"] | None,
+        typer.Option(help="What is made small. Default: lpips where it is at hand, else l2.", rich_help_panel=SEARCH),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Of Adam, per image.", rich_help_panel=SEARCH)] = 1000,
     lr: Annotated[float, typer.Option(help="Adam's highest learning rate.", rich_help_panel=SEARCH)] = 0.1,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Of the starting points.", rich_help_panel=SEARCH)] = 0,

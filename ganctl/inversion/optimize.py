@@ -1,6 +1,6 @@
 """Inversion by optimisation: the latent whose picture is nearest to a given one.
 
-min_z ‖m ⊙ (G(z) - x)‖² by Adam through a frozen generator (Zhu et al. 2016, arXiv:1609.03552, eq. 4; Lipton & Tripathi
+min_z d(m ⊙ G(z), m ⊙ x) by Adam through a frozen generator (Zhu et al. 2016, arXiv:1609.03552, eq. 4; Lipton & Tripathi
 2017, arXiv:1702.04782), with the learning rate schedule of StyleGAN2's projector (Karras et al. 2020, app. D).
 """
 
@@ -17,6 +17,9 @@ from ganctl.errors import GanctlError
 from ganctl.protocols import Sampler
 
 MAX_PSNR = 100.0
+
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""How far pictures [n, c, h, w] lie from given ones, under a mask [n, 1, h, w] or None: one number each, [n]."""
 
 
 @config
@@ -46,11 +49,21 @@ class Step:
 
 @dataclass(frozen=True)
 class Inversion:
-    """The best latent of each image, its picture in the generator's range, and its mean squared error there."""
+    """The best latent of each image, its picture in the generator's range, and the loss there."""
 
     z: Float[Tensor, "n *z"]
     x: Float[Tensor, "n c h w"]
     loss: Float[Tensor, " n"]
+
+
+def squared_error(
+    x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"], mask: Float[Tensor, "n 1 h w"] | None = None
+) -> Float[Tensor, " n"]:
+    """The mean of (x - y)², over the pixels where mask is 1."""
+    if mask is None:
+        return ((x - y) ** 2).mean((1, 2, 3))
+    weight = mask.to(x)
+    return (weight * (x - y) ** 2).mean((1, 2, 3)) / weight.mean((1, 2, 3)).clamp_min(1e-12)
 
 
 def optimize(
@@ -61,8 +74,9 @@ def optimize(
     *,
     init: Tensor | None = None,
     mask: Float[Tensor, "n 1 h w"] | None = None,
+    distance: Loss = squared_error,
 ) -> Inversion:
-    """Latents for the images x (in G.x.range, on G's device).
+    """Latents for the images x (in G.x.range, on G's device), the nearest by `distance`.
 
     The first start of every image is `init` [n, *z], or the prior's mean; the others are draws from the prior. Only
     pixels where `mask` is 1 count. Images do not influence each other: Adam works on each number alone. Raises
@@ -81,7 +95,7 @@ def optimize(
     best_loss = torch.full((n * starts,), math.inf, device=x.device)
     for step in range(cfg.steps + 1):
         with torch.enable_grad():
-            error = squared_error(target, G.sample(z), masks)
+            error = distance(target, G.sample(z), masks)
         loss = error.detach()
         if not torch.isfinite(loss).all():
             raise GanctlError("the inversion broke off", f"the loss is not finite at step {step}", "try a smaller --lr")
@@ -115,16 +129,6 @@ def schedule(t: float, cfg: InvertConfig) -> float:
     up = min(1.0, t / cfg.ramp_up) if cfg.ramp_up else 1.0
     down = min(1.0, (1 - t) / cfg.ramp_down) if cfg.ramp_down else 1.0
     return up * (0.5 - 0.5 * math.cos(math.pi * down))
-
-
-def squared_error(
-    x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"], mask: Float[Tensor, "n 1 h w"] | None = None
-) -> Float[Tensor, " n"]:
-    """The mean of (x - y)², over the pixels where mask is 1."""
-    if mask is None:
-        return ((x - y) ** 2).mean((1, 2, 3))
-    weight = mask.to(x)
-    return (weight * (x - y) ** 2).mean((1, 2, 3)) / weight.mean((1, 2, 3)).clamp_min(1e-12)
 
 
 def psnr(error: Float[Tensor, " n"], image_range: tuple[float, float]) -> Float[Tensor, " n"]:

@@ -7,15 +7,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from torch.nn import functional as F
 
+from ganctl.nn.features.lpips import lpips_input
 from ganctl.nn.interpolation import lerp, slerp
 from ganctl.nn.precision import inference
 from ganctl.protocols import Sampler, StyleSampler
 
 EPSILON = 1e-4
-SIDE = 256
-"""Pictures twice as large and more are shrunk by a whole factor, to this side or a little more, and then compared."""
 
 Distance = Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, " n"]]
 """Such as `LPIPS.distance`: of RGB images on [-1, 1]."""
@@ -97,7 +95,11 @@ def step_distances(
         for start, end in _latents(net, samples, space, ends, seed, batch_size, device):
             both = torch.cat([start, end])
             drawn = net.sample(both) if space == "z" else net.synthesize(both)  # type: ignore[attr-defined]
-            a, b = _comparable(drawn, net.x.range, crop).chunk(2)
+            pictures = lpips_input(drawn, net.x.range)
+            if crop:
+                rows, columns = pictures.shape[2] // 8, pictures.shape[3] // 8
+                pictures = pictures[:, :, 3 * rows : 7 * rows, 2 * columns : 6 * columns]
+            a, b = pictures.chunk(2)
             found.append(distance(a, b).double().cpu().numpy())
             count += len(a)
             done(count)
@@ -134,16 +136,3 @@ def arc(a: Float[Tensor, "n *z"], b: Float[Tensor, "n *z"], t: Float[Tensor, " n
     shape = (-1, *[1] * (a.ndim - 1))
     norm_a, norm_b = (v.flatten(1).norm(dim=1).clamp_min(1e-12).reshape(shape) for v in (a, b))
     return slerp(a / norm_a, b / norm_b, t) * lerp(norm_a, norm_b, t.reshape(shape))
-
-
-def _comparable(x: Tensor, bounds: tuple[float, float], crop: bool) -> Float[Tensor, "n 3 h w"]:
-    """Pictures of a network as the distance takes them: cropped, shrunk, RGB on [-1, 1]."""
-    # Of the whole picture: a crop of 1024 px is compared at 128.
-    factor = min(x.shape[2:]) // SIDE
-    if crop:
-        rows, columns = x.shape[2] // 8, x.shape[3] // 8
-        x = x[:, :, 3 * rows : 7 * rows, 2 * columns : 6 * columns]
-    if factor > 1:
-        x = F.interpolate(x, (x.shape[2] // factor, x.shape[3] // factor), mode="area")
-    low, high = bounds
-    return ((x - low) * (2 / (high - low)) - 1).expand(-1, 3, -1, -1)

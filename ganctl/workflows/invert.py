@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from ganctl.inversion.optimize import Step
+    from ganctl.inversion.optimize import Loss, Step
     from ganctl.load import Model
 
 VIDEO_FRAMES = 200
@@ -40,7 +40,8 @@ class InvertRequest:
     method: Literal["optimize", "encoder"] | None = None
     """None encodes with an autoencoder and optimises with any other model."""
     space: Literal["z"] = "z"
-    loss: Literal["l2"] = "l2"
+    loss: Literal["lpips", "l2", "lpips+l2"] | None = None
+    """None: LPIPS where its weights are on this machine and pictures are large enough, else l2."""
     steps: int = 1000
     lr: float = 0.1
     seed: int = 0
@@ -83,6 +84,8 @@ class Item:
     """uint8 [H, W, C]: G(z)."""
     loss: float = 0.0
     psnr: float = 0.0
+    lpips: float | None = None
+    """Where LPIPS was part of the loss."""
     frames: "tuple[np.ndarray, ...]" = ()
     error: GanctlError | None = None
 
@@ -94,12 +97,16 @@ def run(request: InvertRequest, reporter: Reporter = SILENT) -> InvertReport:
 
     model = load(request.model, device=request.device, reporter=reporter)
     method = pick_method(request, model)
-    work = Work(request, model, method, read_mask(request, model), read_init(request, model), reporter, len(jobs))
+    loss, why = pick_loss(request, model, method)
+    mask, init = read_mask(request, model), read_init(request, model)
+    work = Work(request, model, method, loss, mask, init, reporter, len(jobs))
     items = [work.settle(job) for job in jobs]
     if method == "optimize" and not all(i.error or i.status == "exists" for i in items):
-        reporter.note("loss: l2, the mean squared error (LPIPS's network is not part of this version)")
-    if method != "optimize" and (request.save_video or request.save_every):
-        reporter.warn("--save-video and --save-every are not used", "an encoder has no search to show", "")
+        reporter.note(f"loss: {why}")
+        work.open_loss()
+    if method != "optimize" and (request.save_video or request.save_every or request.loss):
+        unused = "--save-video, --save-every and --loss are not used"
+        reporter.warn(unused, "an encoder has no search to show", "")
     tally = Tally(replace(reporter, progress=work.no_progress), "invert", len(jobs), request.fail_fast)
     counts = {"written": 0, "exists": 0, "failed": 0}
     for item in overlapped(items, work.decode, work.compute, work.write, together=work.together):
@@ -172,6 +179,34 @@ def pick_method(request: InvertRequest, model: "Model") -> str:
     return request.method or able[0]
 
 
+def pick_loss(request: InvertRequest, model: "Model", method: str) -> tuple[str, str]:
+    """The loss of a search, and what is said of it. Makes no request. Raises UsageError where LPIPS cannot be used."""
+    from ganctl.catalog import entries
+    from ganctl.inversion.perceptual import SMALLEST
+    from ganctl.nn.features.vgg import VGG16Features
+    from ganctl.workflows.zoo import local_bundle
+
+    said = {
+        "l2": "l2, the mean squared error",
+        "lpips": "lpips, over VGG-16; --loss l2 is faster",
+        "lpips+l2": "lpips over VGG-16, plus the mean squared error",
+    }
+    if method != "optimize":
+        return "l2", said["l2"]
+    side, channels, least = min(model.net.x.size), model.net.x.channels, VGG16Features.MIN_SIDE
+    if request.loss:
+        if "lpips" in request.loss and (side < least or channels not in (1, 3)):
+            why = f"pictures have {side} px and {channels} channels, LPIPS needs {least} px and grey or RGB"
+            raise UsageError(f"cannot use --loss {request.loss}", why, "--loss l2")
+        return request.loss, said[request.loss]
+    if side < SMALLEST or channels not in (1, 3):
+        return "l2", f"{said['l2']} (LPIPS was learned on RGB pictures of {SMALLEST} px)"
+    known = entries().get("vgg16-imagenet")
+    if known is None or local_bundle(known) is None:
+        return "l2", f"{said['l2']} (for LPIPS: ganctl zoo pull vgg16-imagenet)"
+    return "lpips", said["lpips"]
+
+
 def read_mask(request: InvertRequest, model: "Model") -> "np.ndarray | None":
     """float32 [1, 1, H, W]: 1 where pixels count, 0 under the mask's white. Raises UsageError when none counts."""
     if request.mask is None:
@@ -207,12 +242,28 @@ class Work:
     request: InvertRequest
     model: "Model"
     method: str
+    loss: str
     mask: "np.ndarray | None"
     init: "np.ndarray | None"
     reporter: Reporter
     total: int
     done: int = 0
     """Images that have left `compute`."""
+    distance: "Loss | None" = None
+    """Of the search, from `open_loss`; None is the mean squared error."""
+    lpips: "Loss | None" = None
+
+    def open_loss(self) -> None:
+        """Loads LPIPS where the loss needs it. Raises WeightsError when its weights are not at hand."""
+        if self.loss == "l2":
+            return
+        from ganctl.inversion.perceptual import perceptual_loss
+        from ganctl.metrics.perceptual import open_lpips
+
+        net, _ = open_lpips("vgg", device=self.model.device, reporter=self.reporter)
+        bounds = self.model.net.x.range
+        self.lpips = perceptual_loss(net, bounds, l2=False)
+        self.distance = perceptual_loss(net, bounds, l2=True) if self.loss == "lpips+l2" else self.lpips
 
     def fields(self, data: bytes) -> dict[str, Any]:
         """What the result depends on; kept in the .npz and the pictures."""
@@ -225,6 +276,7 @@ class Work:
             method=self.method,
             input=hashlib.sha256(data).hexdigest(),
             mask=None if self.mask is None else hashlib.sha256(self.mask.tobytes()).hexdigest(),
+            loss=self.loss if searched else None,
             steps=self.request.steps if searched else None,
             lr=self.request.lr if searched else None,
             seed=self.request.seed if searched else None,
@@ -259,7 +311,9 @@ class Work:
         from ganctl.io.arrays import read_npz
 
         arrays = read_npz(self.outputs(job)[-1])
-        return replace(item, data=None, status="exists", loss=float(arrays["loss"]), psnr=float(arrays["psnr"]))
+        lpips = float(arrays["lpips"]) if "lpips" in arrays else None
+        found = replace(item, data=None, status="exists", lpips=lpips)
+        return replace(found, loss=float(arrays["loss"]), psnr=float(arrays["psnr"]))
 
     def decode(self, item: Item) -> Item:
         """Bytes → pixels in the model's size and channels: centre crop, then resize."""
@@ -315,14 +369,18 @@ class Work:
             with inference(self.model.device):
                 # One by one, as `sample` does it: then -rec.png is the picture `sample --latents` makes.
                 y = torch.cat([picture(one[None]) for one in z])
+                error = squared_error(x, y, mask)
+                loss = self.distance(x, y, mask) if self.distance else error
+                lpips = self.lpips(x, y, mask).tolist() if self.lpips else [None] * len(group)
         except torch.OutOfMemoryError as e:
             why = f"a batch of {len(group)} does not fit into the memory of {self.model.device}"
             raise DeviceError("cannot invert the image", why, "try --batch-size 1, or --device cpu") from e
-        error = squared_error(x, y, mask)
-        found = zip(group, z.cpu().numpy(), to_pixels(y, net.x.range), error, psnr(error, net.x.range), strict=True)
+        scores = zip(loss.tolist(), psnr(error, net.x.range).tolist(), lpips, strict=True)
         return [
-            replace(item, z=z, picture=picture, loss=float(loss), psnr=float(ratio), frames=tuple(film))
-            for (item, z, picture, loss, ratio), film in zip(found, frames, strict=True)
+            replace(item, z=z, picture=picture, loss=loss, psnr=ratio, lpips=seen, frames=tuple(film))
+            for item, z, picture, (loss, ratio, seen), film in zip(
+                group, z.cpu().numpy(), to_pixels(y, net.x.range), scores, frames, strict=True
+            )
         ]
 
     def encode(self, x: "Tensor") -> "Tensor":
@@ -338,11 +396,12 @@ class Work:
     ) -> "Tensor":
         import torch
 
-        from ganctl.inversion.optimize import InvertConfig, optimize
+        from ganctl.inversion.optimize import InvertConfig, optimize, squared_error
 
         cfg = InvertConfig(steps=self.request.steps, lr=self.request.lr, seed=self.request.seed)
         init = None if self.init is None else torch.from_numpy(self.init).expand(len(x), *self.init.shape[1:])
-        return optimize(self.model.net, x, cfg, self.watcher(group, frames), init=init, mask=mask).z
+        watch, distance = self.watcher(group, frames), self.distance or squared_error
+        return optimize(self.model.net, x, cfg, watch, init=init, mask=mask, distance=distance).z
 
     def watcher(self, group: Sequence[Item], frames: "list[list[np.ndarray]]") -> "Callable[[Step], None]":
         """Reports progress, keeps frames for --save-video and writes those of --save-every."""
@@ -385,6 +444,7 @@ class Work:
             "z": item.z,
             "loss": np.float64(item.loss),
             "psnr": np.float64(item.psnr),
+            **({} if item.lpips is None else {"lpips": np.float64(item.lpips)}),
             "model": np.array(shown_name(self.model.name)),
             "revision": np.array(self.model.revision),
         }
@@ -395,5 +455,7 @@ class Work:
         name = shown_name(self.model.name)
         found = {"path": str(item.job.path), "input": item.job.label, "model": name, "revision": self.model.revision}
         if item.error is None:
-            found |= {"psnr": round(item.psnr, 3), "loss": item.loss, "picture": str(beside(item.job, "-rec.png"))}
+            lpips = {} if item.lpips is None else {"lpips": item.lpips}
+            picture = str(beside(item.job, "-rec.png"))
+            found |= {"psnr": round(item.psnr, 3), "loss": item.loss, **lpips, "picture": picture}
         return {**found, "status": item.status}

@@ -12,17 +12,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from ganctl import catalog
 from ganctl.errors import GanctlError, PartialError, UsageError
+from ganctl.io import hub
 from ganctl.io.arrays import read_npz, write_npz
+from ganctl.io.bundle import write_bundle
 from ganctl.io.images import read_image, write_image
 from ganctl.io.progress import Reporter
 from ganctl.io.video import read_video
-from ganctl.workflows.invert import InvertReport, InvertRequest, resolve, run
+from ganctl.load import load
+from ganctl.metrics import perceptual
+from ganctl.workflows.invert import InvertReport, InvertRequest, pick_loss, resolve, run
 from ganctl.workflows.sample import SampleRequest
 from ganctl.workflows.sample import run as sample
 from tests.cli.test_sample_files import FullDisk, bytes_of, pixels
-from tests.conftest import Shell, Tiny
+from tests.conftest import Shell, Tiny, golden
+from tests.golden import lpips_weights
 
 CONFIG = {"resolution": 16, "channels": 1, "z_dim": 8, "ngf": 4, "ndf": 4}
 
@@ -130,6 +137,53 @@ def test_batches_steps_films_and_starts(request_, photos, tmp_path):
     assert done(replace(filmed, save_video=True))[0].exists == 1
 
 
+def test_lpips_is_made_small(request_, tmp_path, monkeypatch):
+    file = golden("lpips.safetensors")
+    # The real network, of random weights; where the published ones come from is tests/zoo/test_backbones.py.
+    monkeypatch.setattr(perceptual, "open_lpips", lambda net, **_: (lpips_weights.network(file, net), "sha"))
+    seen = {}
+    for loss, steps in (("l2", 1), ("lpips", 1), ("lpips", 12), ("lpips+l2", 4)):
+        one = (f"{request_.inputs[0]}/seed0011.png",)
+        run_of = replace(request_, loss=loss, steps=steps, inputs=one, out=str(tmp_path / f"{loss}{steps}"))
+        noted: list[str] = []
+        results: list[Mapping[str, Any]] = []
+        assert run(run_of, Reporter(note=noted.append, result=results.append)).written == 1
+        assert noted[0].startswith(f"loss: {loss.replace('+l2', ' over VGG-16, plus')}")
+        (seen[loss, steps],) = results
+        assert run(run_of, Reporter(result=results.append)).exists == 1
+        assert results[1]["loss"] == seen[loss, steps]["loss"]
+        assert results[1].get("lpips") == seen[loss, steps].get("lpips")
+    assert "lpips" not in seen["l2", 1]
+    assert seen["lpips", 1]["loss"] == seen["lpips", 1]["lpips"] > 3 * seen["lpips", 12]["lpips"]
+    both = seen["lpips+l2", 4]
+    error = 4 / 10 ** (both["psnr"] / 10)
+    assert both["loss"] == pytest.approx(both["lpips"] + error, rel=1e-3)
+    saved = read_npz(tmp_path / "lpips12/seed0011.npz")
+    assert saved["lpips"] == saved["loss"] and json.loads(str(saved["request"]))["loss"] == "lpips"
+
+
+def test_which_loss_is_chosen(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("GANCTL_CACHE", str(tmp_path / "cache"))
+    small, large, tiny_one = (
+        load(str(tiny("dcgan", **{**CONFIG, "resolution": side, "channels": 3})), device="cpu") for side in (32, 64, 8)
+    )
+    request = InvertRequest(model="any")
+
+    def chosen(model, **change):
+        return pick_loss(replace(request, **change), model, "optimize")
+
+    assert chosen(small) == ("l2", "l2, the mean squared error (LPIPS was learned on RGB pictures of 64 px)")
+    assert chosen(large) == ("l2", "l2, the mean squared error (for LPIPS: ganctl zoo pull vgg16-imagenet)")
+    entry = catalog.entry("vgg16-imagenet")
+    states = {"features": {"features.0.bias": torch.zeros(64)}}
+    write_bundle(hub.upstream_bundle(entry), model=entry.model, config={}, states=states, card={})
+    assert chosen(large)[0] == "lpips" and chosen(small)[0] == "l2"
+    assert chosen(small, loss="lpips")[0] == "lpips" and chosen(large, loss="l2")[0] == "l2"
+    with pytest.raises(UsageError, match="cannot use --loss lpips") as e:
+        chosen(tiny_one, loss="lpips+l2")
+    assert e.value.why == "pictures have 8 px and 3 channels, LPIPS needs 16 px and grey or RGB"
+
+
 def test_autoencoders_encode(tiny, request_, tmp_path):
     vae = str(tiny("vae", resolution=16, z_dim=4, hidden=[8]))
     warned: list[tuple[str, str, str]] = []
@@ -141,7 +195,7 @@ def test_autoencoders_encode(tiny, request_, tmp_path):
     assert found["z"].shape == (4,) and json.loads(str(found["request"]))["method"] == "encoder"
     searched = replace(encoded, method="optimize", save_every=None, steps=5, out=str(tmp_path / "searched"))
     assert run(searched, Reporter(note=noted.append)).written == 3
-    assert noted == ["loss: l2, the mean squared error (LPIPS's network is not part of this version)"]
+    assert noted == ["loss: l2, the mean squared error (LPIPS was learned on RGB pictures of 64 px)"]
     with pytest.raises(UsageError, match="has no --method encoder"):
         run(replace(request_, method="encoder", out=str(tmp_path / "x")))
     with pytest.raises(UsageError) as e:
@@ -265,7 +319,9 @@ def test_the_command_line(ganctl: Shell, dcgan: Path, photos: Path):
     plan = ganctl.ok("invert", dcgan, photos, "--dry-run", PYTHONPROFILEIMPORTTIME="1")
     assert f"- {photos}/seed0011.png" in plan.lines and "out: out/tiny-dcgan/invert" in plan.lines
     assert not any(line.endswith(" torch") for line in plan.err.splitlines())
-    for option in (("--space", "w"), ("--loss", "lpips"), ("--noise",)):
+    missing = ganctl("invert", dcgan, photos, "--loss", "lpips", "--offline", "-o", "seen")
+    assert missing.code == 4 and " hint: ganctl zoo pull vgg16-imagenet\n" in missing.err
+    for option in (("--space", "w"), ("--loss", "l1"), ("--noise",)):
         refused = ganctl("invert", dcgan, photos, *option)
         assert refused.code == 2 and option[0] in refused.err and "hint: " in refused.err
     assert read_image((ganctl.folder / "out/tiny-dcgan/invert/stdin-rec.png").read_bytes(), name="x").pixels.any()

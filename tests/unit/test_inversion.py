@@ -7,7 +7,9 @@ import torch
 
 from ganctl.errors import GanctlError
 from ganctl.inversion.optimize import InvertConfig, optimize, psnr, schedule, squared_error, start_points
+from ganctl.inversion.perceptual import perceptual_loss
 from ganctl.models import dcgan
+from ganctl.nn.features.lpips import LPIPS
 
 
 @pytest.fixture
@@ -98,3 +100,26 @@ def test_the_learning_rate_rises_stays_and_falls():
     cfg = InvertConfig()
     assert schedule(0.0, cfg) == 0 and schedule(0.025, cfg) == 0.5 and schedule(0.5, cfg) == 1
     assert math.isclose(schedule(0.875, cfg), 0.5) and math.isclose(schedule(1.0, cfg), 0)
+
+
+@pytest.mark.parametrize("bounds", [(-1.0, 1.0), (0.0, 1.0)])
+def test_the_perceptual_loss_sees_only_what_counts(bounds):
+    torch.manual_seed(0)
+    lpips = LPIPS("squeeze").eval().requires_grad_(False)
+    low, high = bounds
+    x, y = (low + (high - low) * torch.rand(2, 1, 32, 32) for _ in range(2))
+    alone, both = (perceptual_loss(lpips, bounds, l2=l2) for l2 in (False, True))
+
+    def rgb(t):
+        return (2 * (t - low) / (high - low) - 1).expand(-1, 3, -1, -1)
+
+    torch.testing.assert_close(alone(x, y, None), lpips.distance(rgb(x), rgb(y)))
+    assert alone(x, x, None).tolist() == [0, 0]
+    added = squared_error(rgb(x), rgb(y))
+    torch.testing.assert_close(both(x, y, None), alone(x, y, None) + added)
+    mask = torch.zeros(2, 1, 32, 32)
+    mask[..., :16] = 1
+    y.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(both(x, y, mask).sum(), y)
+    assert not gradient[..., 16:].any() and bool(gradient[..., :16].any())
+    assert both(x, torch.cat([x[..., :16], y[..., 16:]], 3), mask).tolist() == [0, 0]

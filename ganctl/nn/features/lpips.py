@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ganctl.nn.features.alexnet import AlexNet
 from ganctl.nn.features.squeezenet import SqueezeNet
@@ -17,6 +18,9 @@ BACKBONES: dict[Backbone, type[AlexNet | VGG16Features | SqueezeNet]] = {
     "vgg": VGG16Features,
     "squeeze": SqueezeNet,
 }
+
+SIDE = 256
+"""Pictures twice as large and more are shrunk by a whole factor, to this side or a little more, and then compared."""
 
 
 class LPIPS(nn.Module):
@@ -64,6 +68,18 @@ class LPIPS(nn.Module):
     def distance(self, x: Float[Tensor, "n 3 h w"], y: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
         """The means of the maps, summed over the layers (eq. 1). Differentiable in both images."""
         return torch.stack([layer.mean((1, 2)) for layer in self.maps(x, y)]).sum(0)
+
+
+def lpips_input(x: Float[Tensor, "n c h w"], bounds: tuple[float, float]) -> Float[Tensor, "n 3 h2 w2"]:
+    """Grey or RGB pictures of a generator, whose range is `bounds`, as RGB on [-1, 1].
+
+    Large ones are shrunk to about SIDE by averaging blocks, as in StyleGAN's path length and StyleGAN2's projector.
+    """
+    factor = min(x.shape[2:]) // SIDE
+    if factor > 1:
+        x = F.interpolate(x, (x.shape[2] // factor, x.shape[3] // factor), mode="area")
+    low, high = bounds
+    return ((x - low) * (2 / (high - low)) - 1).expand(-1, 3, -1, -1)
 
 
 def _unit(x: Tensor) -> Tensor:
