@@ -14,7 +14,10 @@ import torch
 
 from ganctl.errors import UsageError
 from ganctl.metrics.foreign import mode_in_name
+from ganctl.metrics.kid import kernel_distance
+from ganctl.metrics.precision_recall import precision_recall
 from ganctl.metrics.statistics import Stats, read_stats
+from ganctl.metrics.two_sample import two_sample
 from tests.cli.fid_tools import fid
 
 FEATURES = np.abs(np.random.default_rng(3).standard_normal((40, 6)) + 2).astype(np.float32)
@@ -195,3 +198,26 @@ def test_a_warning_tells_the_mode_that_a_name_says(tmp_path: Path, monkeypatch: 
     taken = "it is taken to match this run's network and mode"
     assert said["'set_clean_custom_na_kid.npz' records no protocol"] == f"{taken}; its name says clean"
     assert said["'other.pkl' records no protocol"] == taken
+
+
+def test_features_serve_every_metric_and_moments_the_distance_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(1)
+    real, fake = (np.abs(rng.standard_normal((90, 64)) + shift).astype(np.float32) for shift in (0, 0.5))
+    np.savez("real_kid.npz", feats=real)
+    torch.save(torch.from_numpy(fake), "fake.pt")
+    heard = fid("real_kid.npz", "fake.pt", metrics="fid,kid,pr,dc,c2st", dims=64, kid_subset_size=50)
+    assert heard.error is None
+    found = {result["metric"]: result[result["metric"]] for result in heard.results}
+    assert found["kid"] == pytest.approx(kernel_distance(real, fake, subset_size=50)[0], rel=1e-9)
+    assert (found["precision"], found["recall"]) == precision_recall(real, fake)
+    assert (found["c2st_log_loss"], found["c2st_auc"]) == two_sample(real, fake)
+    assert found["fid"] > 1
+    np.savez("moments.npz", mu=real.mean(0), sigma=np.cov(real, rowvar=False))
+    assert fid("moments.npz", "fake.pt", metrics="fid", dims=64).value == pytest.approx(found["fid"], rel=1e-4)
+    refused = fid("moments.npz", "fake.pt", metrics="kid", dims=64)
+    assert refused.error is not None and refused.error.code == 2
+    assert refused.error.what == "cannot take kid of statistics 'moments.npz'"
+    assert "it needs the features" in refused.error.why
