@@ -20,7 +20,7 @@ from ganctl.metrics.sides import check_sides
 BLOCK = 1024
 """Rows and columns of a block of distances: 8 MB, beside 32 MB of features of 2048 numbers."""
 ROUNDING = 1e-12
-"""A squared distance below this part of |x|² + |y|² is rounding: twenty times what 2048 products leave."""
+"""A squared distance below this part of |x|² + |y|² is rounding: hundreds of times what 2048 products leave."""
 TIE = 1e-9
 """Relative difference of squared distances that are the same; features themselves are only known to 1e-7."""
 
