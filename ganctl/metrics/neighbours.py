@@ -1,6 +1,4 @@
-"""The real images that a generated one is nearest to, and how near real images are to each other."""
-
-from dataclasses import dataclass
+"""How near real images are to each other: the measure of how near generated ones come to them."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,22 +10,6 @@ MOST = 5000
 LEAST = 500
 PRODUCTS = 2e11
 """Multiplications that a search may take, some ten seconds on two cores; at least LEAST points are looked at."""
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """Rows of the generated side and their nearest real rows, nearest first."""
-
-    rows: Int[np.ndarray, "m"]
-    index: Int[np.ndarray, "m count"]
-    distance: Float[np.ndarray, "m count"]
-
-
-def neighbours(
-    real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"], rows: Int[np.ndarray, "m2"], count: int = 5
-) -> Neighbours:
-    """Of these rows of `fake`, the `count` nearest rows of `real`, fewer where there are no more."""
-    return Neighbours(rows, *nearest(fake[rows], real, min(count, len(real))))
 
 
 def spacing(
