@@ -2,6 +2,7 @@
 
 import json
 
+import mpmath
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
@@ -50,6 +51,31 @@ def test_equals_the_route_over_sqrtm(seed: int, d: int) -> None:
     assert found == pytest.approx(by_sqrtm(a, b), rel=1e-6)
     assert found == pytest.approx(frechet_distance(*b, *a), rel=1e-12)
     assert abs(frechet_distance(*a, *a)) < 1e-9 * np.trace(a[1])
+
+
+def test_sixty_digits_agree() -> None:
+    """Ill-conditioned covariances, whose smallest eigenvalues lie eight decades below the largest."""
+    rng = np.random.default_rng(7)
+    turned = [np.linalg.qr(rng.standard_normal((8, 8)))[0] * np.logspace(0, -4, 8) for _ in range(2)]
+    a, b = ((np.zeros(8), x @ x.T) for x in turned)
+    with mpmath.workdps(60):
+        exact = [mpmath.matrix(sigma.tolist()) for _, sigma in (a, b)]
+        lower = mpmath.cholesky(exact[0])
+        root = sum(mpmath.sqrt(v) for v in mpmath.eigsy(lower.T * exact[1] * lower, eigvals_only=True))
+        wanted = float(sum(e[i, i] for e in exact for i in range(8)) - 2 * root)
+    assert frechet_distance(*a, *b) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_one_side_of_full_rank() -> None:
+    """Against the same distance after the full side is cut to the other's range, where both are of full rank."""
+    full, flat = moments(3, 60, 12), moments(4, 5, 12)
+    values, vectors = np.linalg.eigh(flat[1])
+    span = vectors[:, -4:]
+    inside = span.T @ full[1] @ span
+    root = np.trace(sqrtm(inside @ np.diag(values[-4:]))).real
+    wanted = np.square(full[0] - flat[0]).sum() + np.trace(full[1]) + np.trace(flat[1]) - 2 * root
+    assert frechet_distance(*full, *flat) == pytest.approx(wanted, rel=1e-9)
+    assert frechet_distance(*flat, *full) == pytest.approx(wanted, rel=1e-9)
 
 
 def test_fewer_images_than_dimensions() -> None:
@@ -131,6 +157,8 @@ def test_what_allows_no_distance_is_refused() -> None:
         (np.array([0, np.nan, 0]), sigma, "NaN or infinity"),
         (mu, np.diag([1, np.inf, 1]), "NaN or infinity"),
         (mu, -sigma, "not a covariance"),
+        (mu, np.diag([1.0, 1.0, -0.5]), "not a covariance"),
+        (mu, np.ones((3, 3)) - sigma, "not a covariance"),
         (np.zeros(4), sigma, "shapes do not fit"),
         (mu[:, None], sigma, "shapes do not fit"),
         (mu + 1e200, sigma, "too large"),
@@ -138,3 +166,5 @@ def test_what_allows_no_distance_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=why):
             frechet_distance(bad_mu, bad_sigma, mu, sigma)
+        with pytest.raises(ValueError, match=why):
+            frechet_distance(mu, sigma, bad_mu, bad_sigma)
