@@ -16,8 +16,11 @@ DIMS = (64, 192, 768, 2048)
 """Feature sizes: after the first pool, the second pool, block 6e and the last block."""
 
 
+EPS = 0.001
+
+
 class StoredNorm(nn.Module):
-    """Batch norm (ε = 0.001) that always uses its stored statistics; the published file has no batch counter."""
+    """Batch norm that always uses its stored statistics; the published file has no batch counter."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -29,7 +32,7 @@ class StoredNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=0.001)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=EPS)
 
 
 class ConvNorm(nn.Module):
@@ -52,6 +55,11 @@ def _average_pool(x: Tensor) -> Tensor:
 
 def _max_pool(x: Tensor) -> Tensor:
     return F.max_pool2d(x, 3, 1, 1)
+
+
+def _means(x: Tensor) -> Tensor:
+    """Spatial means, in float32 where activations are in half precision."""
+    return x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 class MixedA(nn.Module):
@@ -168,16 +176,16 @@ class Inception(nn.Module):
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = F.max_pool2d(x, 3, 2)
         if dims == 64:
-            return x.mean((2, 3))
+            return _means(x)
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
         x = F.max_pool2d(x, 3, 2)
         if dims == 192:
-            return x.mean((2, 3))
+            return _means(x)
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
         x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
         if dims == 768:
-            return x.mean((2, 3))
-        return self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))).mean((2, 3))
+            return _means(x)
+        return _means(self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))))
 
     def logits(self, features: Float[Tensor, "n 2048"], *, bias: bool = True) -> Float[Tensor, "n 1008"]:
         """Class logits from the last features. The Inception score of the original code leaves the bias out."""
