@@ -17,11 +17,13 @@ from ganctl.io.progress import SILENT, Reporter
 from ganctl.io.tensors import load_into
 from ganctl.load import best_net, network
 from ganctl.metrics.catalog import INCEPTION, VGG16
+from ganctl.metrics.cores import side_by_side
 from ganctl.metrics.perceptual import open_vgg16, vgg16_input
 from ganctl.metrics.resize import inception_input, on_cpu
 from ganctl.metrics.weights import feature_bundle, tensors_sha256
 from ganctl.nn.features.inception import Inception
-from ganctl.nn.precision import products
+from ganctl.nn.features.inception_fast import fast
+from ganctl.nn.precision import HALVES, products
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -99,7 +101,7 @@ def inception_extractor(
     """Inception under one of `resize.MODES`, with features of one of its DIMS; fp32 is without TF32."""
     # The original Inception score leaves the last layer's bias out, and so does every tool since.
     weight = net.fc.weight.detach()
-    net = net.to(device)
+    quick = fast(net.to(device), HALVES.get(dtype, torch.float32))
 
     def logits(features: Tensor) -> Tensor:
         return torch.nn.functional.linear(features, weight)
@@ -123,7 +125,7 @@ def inception_extractor(
                 x[torch.tensor(members, device=device)] = (
                     batch if shape[0] == 3 and shape[2] != 3 else inception_input(batch, mode)
                 )
-        return _features(lambda part: net(part, dims), x)
+        return _features(lambda part: quick(part, dims), x)
 
     return Extractor(INCEPTION, mode, dims, weights_sha256, prepare, extract, logits if dims == 2048 else None, dtype)
 
@@ -161,9 +163,8 @@ def classifier_extractor(net: Any, name: str, weights_sha256: str, *, device: to
 
 
 def _features(features: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Inception's features of a batch. A CPU takes few at a time: activations that fit its cache are twice as fast."""
-    size = max(TOGETHER, torch.get_num_threads()) if x.device.type == "cpu" else len(x)
-    return torch.cat([_in_halves(features, part) for part in x.split(size)])
+    """Inception's features of a batch. Each core takes few images at a time: activations that fit its cache."""
+    return torch.cat(side_by_side(features, x.split(4))) if x.device.type == "cpu" else _in_halves(features, x)
 
 
 @torch.inference_mode()

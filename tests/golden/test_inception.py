@@ -6,6 +6,7 @@ import torch
 
 from ganctl.metrics.features import inception_extractor, tensors_sha256
 from ganctl.metrics.resize import inception_input
+from ganctl.nn.features import inception_fast
 from ganctl.nn.features.inception import DIMS, Inception
 from tests.conftest import golden
 from tests.golden import inception_weights
@@ -28,6 +29,12 @@ def features(net: Inception, images: np.ndarray, mode: str, dims: int = 2048, at
     prepared = [extractor.prepare(np.ascontiguousarray(image.transpose(1, 2, 0))) for image in images]
     parts = [extractor.extract(prepared[i : i + at_once]) for i in range(0, len(prepared), at_once)]
     return torch.cat(parts).numpy()
+
+
+def network_input(size: str, n: int) -> torch.Tensor:
+    recorded, _ = inception_weights.arrays(golden(EXCERPT))
+    pixels = recorded[f"in.images_{size}"][:n].transpose(0, 2, 3, 1)
+    return inception_input(torch.from_numpy(pixels.copy()), "legacy_tensorflow")
 
 
 def test_the_recipe_makes_the_recorded_weights(net: Inception) -> None:
@@ -79,6 +86,54 @@ def test_double_precision_agrees_more_closely(net: Inception) -> None:
     double = inception_weights.network(golden(EXCERPT)).double()
     found = double(inception_input(pixels.double(), "legacy_tensorflow"))
     np.testing.assert_allclose(found, recorded["out.torchfidelity_float64.32x32.2048"][:1], atol=1e-5)
+
+
+@pytest.mark.parametrize("fuses", [True, False])
+def test_the_fast_graph_is_the_plain_one(net: Inception, fuses: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With oneDNN's fused convolutions, where torch has them, and without."""
+    recorded, _ = inception_weights.arrays(golden(EXCERPT))
+    x = inception_input(
+        torch.from_numpy(recorded["in.images_56x56"][:3].transpose(0, 2, 3, 1).copy()), "legacy_tensorflow"
+    )
+    if not fuses:
+        monkeypatch.setattr(inception_fast, "_fuses", lambda: False)
+    quick = inception_fast.fast(net)
+    assert all((block.ordered is None) or fuses for block in quick.modules() if hasattr(block, "ordered"))
+    with torch.inference_mode():
+        for dims in DIMS:
+            plain, found = net(x, dims), quick(x, dims)
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found, plain, rtol=2e-5, atol=1e-5)
+        alone = torch.cat([quick(image[None]) for image in x])
+        torch.testing.assert_close(alone, found, rtol=1e-6, atol=1e-6)
+        assert torch.equal(quick.logits(found), net.logits(found))
+
+
+def test_bfloat16_costs_two_digits(net: Inception) -> None:
+    recorded, _ = inception_weights.arrays(golden(EXCERPT))
+    x = inception_input(
+        torch.from_numpy(recorded["in.images_32x32"][:2].transpose(0, 2, 3, 1).copy()), "legacy_pytorch"
+    )
+    with torch.inference_mode():
+        for dims in DIMS:
+            plain, found = net(x, dims), inception_fast.fast(net, torch.bfloat16)(x, dims)
+            assert found.dtype == torch.float32
+            error = ((found - plain).norm() / plain.norm()).item()
+            assert 1e-5 < error < 2e-2
+
+
+def test_features_are_the_same_on_one_core_and_on_two(net: Inception) -> None:
+    recorded, _ = inception_weights.arrays(golden(EXCERPT))
+    images = np.concatenate([recorded["in.images_32x32"], recorded["in.images_32x32"][::-1]])[:6]
+    assert torch.get_num_threads() == 1
+    one = features(net, images, "clean", dims=192)
+    try:
+        torch.set_num_threads(2)
+        assert np.array_equal(features(net, images, "clean", dims=192), one)
+        assert np.array_equal(features(net, images[::-1], "clean", dims=192, at_once=5)[::-1], one)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_sizes_may_mix_in_a_batch_and_the_batch_does_not_matter(net: Inception) -> None:
