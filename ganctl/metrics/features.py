@@ -35,6 +35,8 @@ LARGE = 1 << 20
 """Pixels above which an image is shrunk beside its decoder, so that a batch of photographs fits in memory."""
 TOGETHER = 8
 """Images resized at a time: at 1024 px, 64 of them in float32 would take gigabytes."""
+PER_CORE = 4
+"""Images in the network at a time on each core of a CPU."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def inception_extractor(
             return inception_input(torch.from_numpy(rgb)[None], mode)[0].numpy()
         return rgb
 
-    def extract(images: Sequence[np.ndarray]) -> Tensor:
+    def inputs(images: Sequence[np.ndarray]) -> Tensor:
         x = torch.empty((len(images), 3, 299, 299), device=device)
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, image in enumerate(images):
@@ -125,7 +127,14 @@ def inception_extractor(
                 x[torch.tensor(members, device=device)] = (
                     batch if shape[0] == 3 and shape[2] != 3 else inception_input(batch, mode)
                 )
-        return _features(lambda part: quick(part, dims), x)
+        return x
+
+    def extract(images: Sequence[np.ndarray]) -> Tensor:
+        if device.type != "cpu":
+            return _in_halves(lambda x: quick(x, dims), inputs(images))
+        # Each core resizes and reads few images at a time: activations that fit its cache.
+        parts = [images[i : i + PER_CORE] for i in range(0, len(images), PER_CORE)]
+        return torch.cat(side_by_side(lambda part: quick(inputs(part), dims), parts))
 
     return Extractor(INCEPTION, mode, dims, weights_sha256, prepare, extract, logits if dims == 2048 else None, dtype)
 
@@ -160,11 +169,6 @@ def classifier_extractor(net: Any, name: str, weights_sha256: str, *, device: to
         return net.head(features.to(device)).cpu()
 
     return Extractor(name, f"{size[1]}x{size[0]}x{channels}", dims, weights_sha256, prepare, extract, logits)
-
-
-def _features(features: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Inception's features of a batch. Each core takes few images at a time: activations that fit its cache."""
-    return torch.cat(side_by_side(features, x.split(4))) if x.device.type == "cpu" else _in_halves(features, x)
 
 
 @torch.inference_mode()

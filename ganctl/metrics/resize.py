@@ -10,7 +10,6 @@ clean              Pillow's antialiased bicubic on float channels, clipped, not 
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,22 +19,14 @@ MODES = ("legacy_tensorflow", "legacy_pytorch", "clean")
 
 
 def tensorflow_bilinear(x: Float[Tensor, "n c h w"], size: tuple[int, int]) -> Float[Tensor, "n c h2 w2"]:
-    """Bilinear with source position i · in/out (no half pixel), neighbours clamped, weights in the dtype of x."""
-    rows, row_weight = _tensorflow_axis(x.shape[2], size[0], x)
-    columns, column_weight = _tensorflow_axis(x.shape[3], size[1], x)
-    top, bottom = x[:, :, rows[0]], x[:, :, rows[1]]
-    top = torch.lerp(top[..., columns[0]], top[..., columns[1]], column_weight)
-    bottom = torch.lerp(bottom[..., columns[0]], bottom[..., columns[1]], column_weight)
-    return torch.lerp(top, bottom, row_weight[:, None])
+    """Bilinear with source position i · in/out (no half pixel), neighbours clamped, weights in the dtype of x.
 
-
-def _tensorflow_axis(inputs: int, outputs: int, like: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    # Positions are rounded to the dtype of x, float32 in TensorFlow's kernel; at large sides that moves the weights.
-    position = torch.arange(outputs, dtype=like.dtype) * (inputs / outputs)
-    first = position.floor().long().clamp(max=inputs - 1)
-    second = (first + 1).clamp(max=inputs - 1)
-    weight = (position - first).to(like.device)
-    return (first.to(like.device), second.to(like.device)), weight
+    With aligned corners PyTorch's position is i · (in - 1)/(out - 1). One more pixel on both sides, the last repeated,
+    makes that the same number, rounded alike, in one fused pass; the pixel that is then too much is cut off.
+    """
+    height, width = size
+    larger = F.pad(x, (0, 1, 0, 1), mode="replicate")
+    return F.interpolate(larger, (height + 1, width + 1), mode="bilinear", align_corners=True)[:, :, :height, :width]
 
 
 def pillow_float(
