@@ -1,5 +1,6 @@
 """The pictures of a `fid --report` page: nearest neighbours, the most and least realistic, each image as a tile."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,23 +29,32 @@ THUMBNAIL = 128
 SMALL = 64
 """Longest side, in pixels, up to which a picture is kept without loss."""
 QUALITY = 80
+BREAKS = re.compile("([_/-])")
+"""Where a long file name may be broken."""
 
 STYLE = """
 table { font-variant-numeric: tabular-nums; border-spacing: 0; margin-bottom: 1rem; }
-th, td { padding-bottom: .35rem; } td { overflow-wrap: anywhere; }
+th, td { padding-bottom: .35rem; }
 .scores td:not(:last-child) { white-space: nowrap; }
+@media (max-width: 640px) {
+  .scores tr, .scores td:last-child { display: block; } .scores th { display: none; }
+  .scores td { display: inline-block; padding: 0 1.2rem 0 0; font-weight: 600; }
+  .scores td:last-child { padding: 0 0 .8rem; font-weight: 400; }
+}
 .note { border-left: 3px solid #d97706; padding-left: .8rem; } .note ul { margin: .2rem 0; padding-left: 1.2rem; }
 .found { border-left: 3px solid #3b82f6; padding-left: .8rem; }
 .tiles, .row { display: flex; gap: .7rem; } .tiles { flex-wrap: wrap; }
 .row { overflow-x: auto; padding: .6rem 0; border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
 .row figure:first-child { padding-right: .8rem; border-right: 3px solid #3b82f6; }
-figure { margin: 0; flex: none; } figcaption { max-width: 8.5rem; line-height: 1.3; overflow-wrap: anywhere; }
+figure { margin: 0; flex: none; }
+figcaption { width: min-content; min-width: max(100%, 96px); font-size: 12px; line-height: 1.3; }
+figcaption, td { overflow-wrap: anywhere; }
 img { display: block; height: 96px; max-width: 200px; object-fit: contain; } img.small { image-rendering: pixelated; }
 .none { width: 96px; height: 96px; display: grid; place-items: center; box-sizing: border-box; border: 1px dashed;
   font-size: 13px; text-align: center; }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 0 2rem; }
 .sides img, .sides .none { height: 64px; } .sides .none { width: 64px; }
-.sides figcaption { max-width: 64px; font-size: 11px; }
+.sides figcaption { min-width: max(100%, 64px); font-size: 11px; }
 """
 
 
@@ -105,7 +115,8 @@ class Shown:
         else:
             small, address = _thumbnail(pixels[:, ::-1] if mirrored else pixels)
             picture = f'<img{small} alt="{self.what} image, {label}" src="{address}">'
-        return f"<figure>{picture}<figcaption>{'<br>'.join([*notes, label])}</figcaption></figure>"
+        caption = "<br>".join([*notes, BREAKS.sub(r"\1<wbr>", label)])
+        return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
 
     def _label(self, image: int) -> str:
         if self.operand.kind == "model":
@@ -182,7 +193,7 @@ def nearest_section(real: Shown, fake: Shown, said: str) -> str:
         near = []
         for i, d in zip(index[k], distance[k], strict=True):
             twin = mine is not None and mine == real.digests.get(int(real.images[i])) and not real.mirrored(int(i))
-            near.append(real.row(int(i), f"distance {d:.4g}", *(["<mark>identical pixels</mark>"] if twin else [])))
+            near.append(real.row(int(i), f"distance {d:.3g}", *(["<mark>identical pixels</mark>"] if twin else [])))
         return '<div class="row">\n' + "\n".join([fake.row(row, "generated"), *near]) + "\n</div>"
 
     shown = ["<p>Files of statistics hold no pictures to show.</p>"]
@@ -224,8 +235,8 @@ def _nearness(distance: Float[np.ndarray, "m"], usual: Float[np.ndarray, "n"], t
         f'<p class="found"><strong>{near} of {of} generated images {"is" if near == 1 else "are"} nearer to a real one '
         "than 99 % of the real images are to each other.</strong> Of fresh real images about 1 in 100 would be: this "
         f"is {verdict}.</p>\n"
-        f'<p class="found">Half of the generated images have a real one within {np.median(distance):.4g}. Half of the '
-        f"real images have another real one within {np.median(usual):.4g} ({len(usual)} were looked at).</p>"
+        f'<p class="found">Half of the generated images have a real one within {np.median(distance):.3g}. Half of the '
+        f"real images have another real one within {np.median(usual):.3g} ({len(usual)} were looked at).</p>"
     )
 
 
