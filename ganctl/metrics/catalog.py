@@ -38,7 +38,7 @@ class Metric:
     @property
     def while_training(self) -> bool:
         """Over the large networks, only ids that fix every number; over the small ones, as many images as one likes."""
-        return self.training or self.features not in (INCEPTION, VGG16)
+        return self.training or self.sampler_only or self.features not in (INCEPTION, VGG16)
 
     @property
     def two_sided(self) -> bool:
@@ -61,8 +61,9 @@ class Metric:
         return self.kind == "ppl"
 
 
-PPL = ("ppl_zfull", "ppl_zend", "ppl_wfull", "ppl_wend")
-"""Perceptual path length in Z or W, between two latents or at the first of them."""
+PPL = [f"{kind}_{space}{ends}" for kind in ("ppl", "ppl2") for space in "zw" for ends in ("full", "end")]
+"""Perceptual path length in Z or W, anywhere between two latents or at the first of them: ppl as StyleGAN took it, of a
+crop around FFHQ's faces, ppl2 as StyleGAN2 did, of whole pictures."""
 
 
 def _metrics() -> dict[str, Metric]:
@@ -84,7 +85,6 @@ def _metrics() -> dict[str, Metric]:
         Metric("kid50k_full", "kid", INCEPTION, training=True),
         Metric("pr50k3_full", "pr", VGG16, real=200_000, training=True, k=3),
         Metric("is50k", "is", INCEPTION, training=True),
-        Metric("ppl2_wend", "ppl", VGG16, training=True),
     ]
     return {m.id: m for m in made}
 

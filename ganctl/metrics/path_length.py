@@ -36,6 +36,39 @@ def path_length(distances: Float[np.ndarray, " n"], *, epsilon: float = EPSILON)
     return float(kept.mean()), float(kept.std())
 
 
+def named_path_length(
+    name: str,
+    net: Sampler,
+    distance: Distance,
+    *,
+    n: int,
+    seed: int = 0,
+    batch_size: int = 16,
+    device: torch.device,
+    done: Callable[[int], None] = lambda count: None,
+) -> tuple[float, float]:
+    """The path length by its published name: `ppl_wend` is StyleGAN's in W at the first of two latents, of a crop
+    around FFHQ's faces; `ppl2_zfull` StyleGAN2's in Z anywhere between them, of whole pictures.
+
+    Raises ValueError, with the reason as a sentence, for a network that has no W, and as `path_length` does.
+    """
+    kind, path = name.split("_")
+    if path[0] == "w" and not isinstance(net, StyleSampler):
+        raise ValueError("the network has no space W")
+    return sampler_path_length(
+        net,
+        distance,
+        space="w" if path[0] == "w" else "z",
+        ends="full" if path[1:] == "full" else "end",
+        n=n,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        crop=kind == "ppl",
+        done=done,
+    )
+
+
 def sampler_path_length(
     net: Sampler,
     distance: Distance,

@@ -15,7 +15,7 @@ from ganctl.metrics.blocks import BLOCK, extract
 from ganctl.metrics.catalog import Metric, metric
 from ganctl.metrics.features import Extractor, open_extractor
 from ganctl.metrics.inception_score import inception_score
-from ganctl.metrics.path_length import sampler_path_length
+from ganctl.metrics.path_length import named_path_length
 from ganctl.metrics.perceptual import open_lpips
 from ganctl.metrics.score import Score, compare
 from ganctl.metrics.sources import looker
@@ -83,16 +83,13 @@ def score(
 
 
 def path_length(metric_id: str, net: Any, *, device: torch.device = CPU, reporter: Reporter = SILENT) -> list[Score]:
-    """The perceptual path length of a style generator in W, at the first of two latents: NVIDIA's ppl2_wend.
-
-    Raises UsageError for a network without W, WeightsError.
-    """
+    """The perceptual path length of a generator. Raises UsageError for a network without W, WeightsError."""
     found = metric(metric_id)
-    if not (hasattr(net, "map") and hasattr(net, "synthesize")):
-        raise UsageError(f"cannot score {metric_id}", "the network has no space W", "pass --metrics none")
     lpips, _ = open_lpips("vgg", device=device, reporter=reporter)
-    settings = {"space": "w", "ends": "end", "n": found.n, "seed": 0, "batch_size": 16, "device": device}
-    return [Score(found.id, *sampler_path_length(net, lpips.distance, **settings))]
+    try:
+        return [Score(found.id, *named_path_length(found.id, net, lpips.distance, n=found.n, device=device))]
+    except ValueError as e:
+        raise UsageError(f"cannot score {metric_id}", str(e), "pass --metrics none") from e
 
 
 def _open(found: Metric, device: torch.device, reporter: Reporter) -> Extractor:

@@ -11,8 +11,17 @@ from ganctl.errors import GanctlError, PartialError, UsageError, quoted
 from ganctl.io.outputs import check_writable, shown_name, status_of
 from ganctl.io.progress import SILENT, Reporter
 from ganctl.io.seeds import MAX_SEED
-from ganctl.workflows.fid_measure import DIMS, MODES, Measured, Plan, Work, measure, open_weights
-from ganctl.workflows.fid_report import Side, check_pair, one_stamp, pair_stamp, pair_warnings, protocol, side_warnings
+from ganctl.workflows.fid_measure import DIMS, MODES, Measured, Plan, Work, forget, measure, open_weights
+from ganctl.workflows.fid_report import (
+    Side,
+    check_pair,
+    few_warning,
+    one_stamp,
+    pair_stamp,
+    pair_warnings,
+    protocol,
+    side_warnings,
+)
 from ganctl.workflows.operands import Operand, operand, subset
 
 if TYPE_CHECKING:
@@ -206,8 +215,7 @@ def run(request: FidRequest, reporter: Reporter = SILENT) -> FidReport:
         report = _run(work, warnings)
     finally:
         distributed.leave()
-    for path in work.spent:
-        path.unlink(missing_ok=True)
+    forget(work)
     if work.bad:
         what = f"{len(work.bad)} of {work.read} images were skipped"
         raise PartialError(what, f"the first: {work.bad[0]}", "the value is that of the others")
@@ -216,28 +224,31 @@ def run(request: FidRequest, reporter: Reporter = SILENT) -> FidReport:
 
 def _run(work: Work, warnings: list[str]) -> FidReport:
     from ganctl.train import distributed
+    from ganctl.workflows.fid_page import page_status, write_page
 
     request, plan = work.request, work.plan
     open_weights(work)
     if request.report:
-        from ganctl.workflows.fid_page import page_status, write_page
-
         page_status(work)
     if request.save_stats and distributed.told(not distributed.rank() and _saved(work)) and plan.fake is None:
         work.reporter.result({"path": request.save_stats, "status": "exists"})
         return FidReport(scores={}, saved=request.save_stats)
     real = measure(work, plan.real, real=True) if plan.real else {}
-    fake = measure(work, plan.fake, real=False) if plan.fake and plan.networks else {}
-    if work.blocked:
-        first = work.bad[0] if work.bad else ""
-        what = f"{len(work.bad)} of {work.read} images are unreadable"
-        raise GanctlError(what, f"the first: {first}", "remove them, or score the others with --skip-bad")
-    if distributed.rank():
+    fake = measure(work, plan.fake, real=False) if plan.fake and plan.networks and not work.stopped else {}
+    if distributed.rank():  # what there is to say, the first process says
         return FidReport(scores={})
+    if work.stopped:
+        raise GanctlError("stopped at the first unreadable image", work.bad[0], "remove it, or pass --skip-bad")
+    if work.blocked:
+        what = f"{len(work.bad)} of {work.read} images are unreadable"
+        raise GanctlError(what, f"the first: {work.bad[0]}", "remove them, or score the others with --skip-bad")
     if request.save_stats:
         (network,) = plan.networks
         _save(work, real[network].stats, warnings, say=plan.fake is None)
     stamps: list[dict[str, Any]] = []
+    if plan.fake:
+        counts = [side.stats.n for side in [*real.values(), *fake.values()]]
+        few_warning(plan.metrics, counts, work.reporter.warn)
     early = tuple(warnings)
     for metric in plan.metrics if plan.fake else ():
         warnings[:] = early
@@ -322,7 +333,7 @@ def _score(
             assert fake.inception_score is not None
             found = [Score(metric.id, *fake.inception_score)]
         first = sides[0] if metric.two_sided else None
-        pair_warnings(metric, first, sides[1], work.reporter.warn)
+        pair_warnings(first, sides[1], work.reporter.warn)
         work.reporter.note(protocol(metric, first.stats if first else None, fake.stats))
         facts = pair_stamp(metric, first, sides[1])
     revisions = {ref: model.revision for ref, model in work.models.items()}
@@ -361,28 +372,20 @@ def _compare(work: Work, metric: "Metric", real: Side, fake: Side) -> "list[Scor
 
 
 def _path_length(work: Work, metric: "Metric") -> "tuple[list[Score], dict[str, Any]]":
-    """Of the model on the generated side. Raises UsageError (no W), WeightsError."""
-    from ganctl.metrics.path_length import sampler_path_length
-    from ganctl.metrics.perceptual import open_lpips
+    """Of the model on the generated side. Raises UsageError (it has no W)."""
+    from ganctl.metrics.path_length import named_path_length
     from ganctl.metrics.score import Score
 
-    request, plan = work.request, work.plan
-    assert plan.fake is not None
-    model = work.models[plan.fake.ref]
-    space, ends = metric.id.removeprefix("ppl_")[0], metric.id.removeprefix("ppl_")[1:]
-    if space == "w" and not (hasattr(model.net, "map") and hasattr(model.net, "synthesize")):
-        raise UsageError(f"cannot take {metric.id} of {quoted(plan.fake.ref)}", f"{model.model} has no space W")
-    lpips, digest = open_lpips("vgg", device=work.device, reporter=work.reporter)
+    plan = work.plan
+    assert plan.fake is not None and work.lpips is not None
+    lpips, digest = work.lpips
+    settings = {"n": plan.n, "seed": work.request.seed, "batch_size": work.request.batch_size, "device": work.device}
     try:
-        mean, deviation = sampler_path_length(
-            model.net,
+        mean, deviation = named_path_length(
+            metric.id,
+            work.models[plan.fake.ref].net,
             lpips.distance,
-            space=space,  # type: ignore[arg-type]
-            ends=ends,  # type: ignore[arg-type]
-            n=plan.n,
-            seed=request.seed,
-            batch_size=min(request.batch_size, 16),
-            device=work.device,
+            **settings,
             done=lambda n: work.reporter.progress(metric.id, n, plan.n),
         )
     except ValueError as e:

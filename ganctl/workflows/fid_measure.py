@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ganctl.metrics.catalog import Metric
     from ganctl.metrics.features import Extractor
     from ganctl.metrics.statistics import Stats
+    from ganctl.nn.features.lpips import LPIPS
     from ganctl.workflows.fid import FidRequest
 
 CACHE_VERSION = 2
@@ -73,6 +74,8 @@ class Work:
     device: "torch.device"
     extractors: "dict[str, Extractor]" = field(default_factory=dict)
     """Network → extractor."""
+    lpips: "tuple[LPIPS, str] | None" = None
+    """With the digest of its weights; for path lengths."""
     models: "dict[str, Model]" = field(default_factory=dict)
     """Reference → model."""
     bad: list[str] = field(default_factory=list)
@@ -80,6 +83,8 @@ class Work:
     read: int = 0
     blocked: bool = False
     """Whether unreadable images forbid a score already; the same in every process of a job."""
+    stopped: bool = False
+    """Whether the first of them ends the run."""
     spent: list[Path] = field(default_factory=list)
     """Blocks on the disk that are of no use once the scores are there."""
 
@@ -99,6 +104,10 @@ def open_weights(work: Work) -> None:
 
             work.models[side.ref] = load(side.ref, device=str(work.device), reporter=work.reporter)
             check_sampler(work.models[side.ref])
+    if any(m.sampler_only for m in plan.metrics):
+        from ganctl.metrics.perceptual import open_lpips
+
+        work.lpips = open_lpips("vgg", device=work.device, reporter=work.reporter)
     if any(side.kind != "stats" for side in plan.sides) or any(m.kind == "is" for m in plan.metrics):
         settings = {"mode": request.mode or MODES[0], "dims": request.dims or DIMS[-1], "device": work.device}
         dtype = "fp32" if request.dtype == "auto" else request.dtype
@@ -120,13 +129,29 @@ def measure(work: Work, side: Operand, *, real: bool) -> dict[str, Measured]:
         work.read += len(side.images) or work.plan.n
         return {n: Measured(stats, _every_row(stats)) for n, stats in found.items()}
     made = _made(work, side, real=real)
-    for network, path in keys.items():
-        if network in made and not made[network].stats.seen.skipped:
-            from ganctl.metrics.statistics import write_stats
-
-            with contextlib.suppress(GanctlError):  # a cache that cannot be written costs time, nothing else
-                write_stats(path, made[network].stats)
+    if keys and distributed.told(all(_remembered(made, network, path) for network, path in keys.items())):
+        forget(work)
     return made
+
+
+def _remembered(made: dict[str, Measured], network: str, path: Path) -> bool:
+    """Whether a side's statistics are in the cache now. A cache that cannot be written costs time, nothing else."""
+    from ganctl.metrics.statistics import write_stats
+
+    if network not in made or made[network].stats.seen.skipped:
+        return False
+    try:
+        write_stats(path, made[network].stats)
+    except GanctlError:
+        return False
+    return True
+
+
+def forget(work: Work) -> None:
+    """Blocks have served once what is made of them is safe."""
+    for path in work.spent:
+        path.unlink(missing_ok=True)
+    work.spent.clear()
 
 
 def _from_file(work: Work, stats: "Stats", network: str, real: bool) -> Measured:
@@ -170,11 +195,8 @@ def _made(work: Work, side: Operand, *, real: bool) -> dict[str, Measured]:
         work.reporter.result({"input": label, "status": "failed", "error": why})
         if work.request.fail_fast:
             break
-    if distributed.told(bool(bad) and work.request.fail_fast):
-        first = work.bad[0] if work.bad else ""
-        raise GanctlError("stopped at the first unreadable image", first, "remove it, or pass --skip-bad")
-    was_blocked = work.blocked
-    work.blocked = distributed.told(was_blocked or (bool(bad) and not work.request.skip_bad))
+    work.stopped = distributed.told(bool(bad) and work.request.fail_fast)
+    work.blocked = distributed.told(work.blocked or work.stopped or (bool(bad) and not work.request.skip_bad))
     if work.blocked or not sinks:
         return {}
     if (left := total - len(bad)) < 2:
@@ -226,7 +248,7 @@ def _blocks(work: Work, side: Operand, total: int, *, real: bool) -> "Iterator[B
             if block is None:  # it stopped at an unreadable image
                 return
             if positions in paths and not block.bad and len(block.positions):
-                with contextlib.suppress(GanctlError):  # as above
+                with contextlib.suppress(GanctlError):  # a cache that cannot be written costs time, nothing else
                     write_block(paths[positions], block)
         work.spent += [paths[positions]] if positions in paths else []
         yield block

@@ -1,6 +1,6 @@
 """What `ganctl fid` says about a score: which sides may be compared, the warnings, the protocol line, the stamp."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 FEW = 10_000
 BIAS = {
-    "fd": ("the value is biased upwards, and only comparable at equal numbers", ""),
-    "kid": ("the value is unbiased, and its spread is wide", "look at the deviation beside it"),
-    "is": ("the value is biased downwards, and only comparable at equal numbers", "published numbers use 50000"),
-    "pr": ("both values depend on the number of images", "use as many of each as what you compare with"),
-    "dc": ("both values depend on the number of images", "use as many of each as what you compare with"),
-    "c2st": ("the classifier sees few examples", "use as many of each as what you compare with"),
+    "fd": "biased upwards",
+    "kid": "unbiased, with a wide spread",
+    "is": "biased downwards",
+    "pr": "dependent on the number of images",
+    "dc": "dependent on the number of images",
+    "c2st": "that of a classifier which sees few examples",
 }
-"""Kind of metric → what few images do to it, and what to do."""
+"""Kind of metric → what few images do to it."""
 Warn = Callable[[str, str, str], None]
 
 
@@ -95,17 +95,11 @@ def pair_stamp(metric: "Metric", real: Side | None, fake: Side) -> dict[str, Any
     }
 
 
-def pair_warnings(metric: "Metric", real: Side | None, fake: Side, warn: Warn) -> None:
+def pair_warnings(real: Side | None, fake: Side, warn: Warn) -> None:
     """What makes a value mean less than it seems to."""
     import numpy as np
 
-    sides = [side for side in (real, fake) if side]
-    few = [side.stats.n for side in sides if side.stats.n is not None and side.stats.n < FEW]
-    if few:
-        why, hint = BIAS.get(metric.kind, BIAS["fd"])
-        published = "published numbers use 50000" if metric.inception else f"use {FEW} or more of each"
-        warn(f"{metric.id} from {min(few)} images", f"below {FEW} {why}", hint or published)
-    for side in sides:
+    for side in (real, fake) if real else (fake,):
         side_warnings(side, warn)
     if real is None:
         return
@@ -126,6 +120,23 @@ def pair_warnings(metric: "Metric", real: Side | None, fake: Side, warn: Warn) -
     if all(sizes) and sizes[0] != sizes[1] and not (a.resolution and b.resolution):
         why = f"REAL is mostly {sizes[0]}, FAKE mostly {sizes[1]}; each is resized on its own"
         warn("the two sides have different sizes", why, "bring both to one size with --resolution N")
+
+
+def few_warning(metrics: Sequence["Metric"], counts: Sequence[int | None], warn: Warn) -> None:
+    """Says once, for all metrics together, what few images do to them."""
+    few = [n for n in counts if n is not None and n < FEW]
+    biased = [m for m in metrics if m.kind in BIAS]
+    if not few or not biased:
+        return
+    what = f"{biased[0].id} from {min(few)} images"
+    why = f"below {FEW} the value is {BIAS[biased[0].kind]}, and only comparable at equal numbers"
+    if len(biased) > 1:
+        what = f"scores from {min(few)} images"
+        effects = {text: [m.id for m in biased if BIAS[m.kind] == text] for text in map(BIAS.__getitem__, BIAS)}
+        clauses = [f"{' and '.join(ids)} {'are' if ids[1:] else 'is'} {text}" for text, ids in effects.items() if ids]
+        why = f"below {FEW}, {'; '.join(clauses)}: all are only comparable at equal numbers"
+    published = any(m.inception and m.kind in ("fd", "kid", "is") for m in biased)
+    warn(what, why, "published numbers use 50000" if published else f"use {FEW} or more of each")
 
 
 def side_warnings(side: Side, warn: Warn) -> None:
