@@ -52,28 +52,33 @@ def test_kid_of_torch_fidelity(sides: tuple[str, np.ndarray, np.ndarray]) -> Non
         assert std == pytest.approx(*recorded(f"{row}.std"), rel=5e-4), row
 
 
+def degree2(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (0.01 * x @ y.T + 0.5) ** 2
+
+
+def rbf10(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    squared = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
+    return np.exp(-squared / (2 * 10**2))
+
+
+def kid_with(kernel: Kernel, real: np.ndarray, fake: np.ndarray, subsets: int, size: int) -> tuple[float, float]:
+    """The estimator alone, over torch-fidelity's draws."""
+    rng, found = np.random.RandomState(2020), []
+    for _ in range(subsets):
+        x = fake[rng.choice(len(fake), size, replace=False)].astype(np.float64)
+        y = real[rng.choice(len(real), size, replace=False)].astype(np.float64)
+        found.append(squared_mmd(kernel(x, x), kernel(y, y), kernel(x, y)))
+    return float(np.mean(found)), float(np.std(found))
+
+
 def test_kid_with_other_kernels(sides: tuple[str, np.ndarray, np.ndarray]) -> None:
-    """The estimator alone, with torch-fidelity's other kernels over the same draws."""
     name, real, fake = sides
-
-    def degree2(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return (0.01 * x @ y.T + 0.5) ** 2
-
-    def rbf10(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        squared = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
-        return np.exp(-squared / (2 * 10**2))
-
     kernels: dict[str, Kernel] = {"poly_deg2_gamma0.01_coef0.5": degree2, "rbf10": rbf10}
     for kernel_name, kernel in kernels.items():
-        rng, found = np.random.RandomState(2020), []
-        for _ in range(25):
-            x = fake[rng.choice(len(fake), 100, replace=False)].astype(np.float64)
-            y = real[rng.choice(len(real), 100, replace=False)].astype(np.float64)
-            found.append(squared_mmd(kernel(x, x), kernel(y, y), kernel(x, y)))
+        found = kid_with(kernel, real, fake, 25, 100)
         for precision, rtol in (("float64", 1e-6), ("float32", 2e-4)):
             row = f"{name}.torchfidelity.kid_{kernel_name}_{precision}"
-            wanted = recorded(f"{row}.mean", f"{row}.std")
-            np.testing.assert_allclose([np.mean(found), np.std(found)], wanted, rtol=rtol, err_msg=row)
+            np.testing.assert_allclose(found, recorded(f"{row}.mean", f"{row}.std"), rtol=rtol, err_msg=row)
 
 
 def test_kid_of_clean_fid(sides: tuple[str, np.ndarray, np.ndarray]) -> None:
@@ -94,6 +99,8 @@ def test_precision_and_recall(sides: tuple[str, np.ndarray, np.ndarray]) -> None
             # Ratios of the same counts, there divided in float32.
             wanted = np.float32(recorded(f"{row}.precision", f"{row}.recall"))
             np.testing.assert_array_equal(np.float32([precision, recall]), wanted)
+            f_score = 2 * precision * recall / (precision + recall)
+            assert f_score == pytest.approx(*recorded(f"{row}.f_score"), rel=1e-6)
 
 
 def test_density_and_coverage(sides: tuple[str, np.ndarray, np.ndarray]) -> None:
@@ -131,4 +138,9 @@ def test_scores_of_64_images() -> None:
     np.testing.assert_allclose(inception_score(logits, seed=None), unshuffled, rtol=1e-4)
     kid = wanted("torchfidelity", "kernel_inception_distance_mean", "kernel_inception_distance_std")
     np.testing.assert_allclose(kernel_distance(real, fake, subsets=20, subset_size=32), kid, rtol=1e-4)
-    assert list(precision_recall(real, fake)) == wanted("torchfidelity", "precision", "recall")
+    precision, recall = precision_recall(real, fake)
+    assert [precision, recall] == wanted("torchfidelity", "precision", "recall")
+    f_score = 2 * precision * recall / (precision + recall)
+    assert f_score == pytest.approx(*wanted("torchfidelity", "f_score"), rel=1e-6)
+    kid = wanted("torchfidelity_noshuffle_rbf", "kernel_inception_distance_mean", "kernel_inception_distance_std")
+    np.testing.assert_allclose(kid_with(rbf10, real, fake, 20, 32), kid, rtol=1e-4)
