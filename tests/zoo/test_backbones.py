@@ -12,6 +12,7 @@ from ganctl.errors import UsageError, WeightsError
 from ganctl.load import load
 from ganctl.metrics.features import tensors_sha256
 from ganctl.metrics.perceptual import open_lpips, open_vgg16
+from tests.cli.fid_tools import pictures
 from tests.conftest import ROOT, golden
 from tests.golden import lpips_weights
 from tests.golden.inception_weights import arrays
@@ -68,6 +69,14 @@ def test_pulled_for_metrics_then_lpips_measures_with_it(served: World) -> None:
     a, b = (torch.from_numpy(recorded[f"in.image{k}"]).float() / 127.5 - 1 for k in (0, 1))
     np.testing.assert_allclose(lpips.distance(a, b), recorded["out.squeeze.distance"], rtol=1e-4, atol=1e-6)
     assert not lpips.training and not any(p.requires_grad for p in lpips.parameters())
+    # By the command, offline: two folders of the same pictures as files.
+    for side, k in (("truth", 0), ("made", 1)):
+        pictures(served.folder / side, recorded[f"in.image{k}"].transpose(0, 2, 3, 1))
+    sides = [served.folder / side for side in ("truth", "made")]
+    scored = served.run("fid", *map(str, sides), "--pairs", "--metrics", "lpips-squeeze", "--json", "--offline")
+    assert scored.returncode == 0, scored.stderr
+    stamp = json.loads(scored.stdout)
+    assert stamp["lpips-squeeze"] == pytest.approx(recorded["out.squeeze.distance"].mean(), rel=1e-4)
     heads = lpips_weights.heads_state(golden("lpips.safetensors"), "squeeze")
     assert digest == tensors_sha256({**lpips_weights.backbone_state("squeeze"), **heads})
 
