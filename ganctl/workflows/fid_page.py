@@ -156,7 +156,11 @@ def _comparison(work: Work, real: Side, fake: Side) -> list[str]:
         if len(sides) == 2 and all(side.feats is not None for side in sides):
             others = f" (one of the {len(work.plan.networks)} used here)" if len(work.plan.networks) > 1 else ""
             said = f"Near means alike to the network {network}{others}, which is not always what the eye says."
-            found = nearest_section(sides[0], sides[1], said), realism_section(sides[0], sides[1])
+            work.reporter.progress("report", 1, 3)  # of 50000 images of each side, a minute
+            found = [nearest_section(sides[0], sides[1], said)]
+            work.reporter.progress("report", 2, 3)
+            found.append(realism_section(sides[0], sides[1]))
+            work.reporter.progress("report", 3, 3)
             return [f"<h2>{head}</h2>\n{body}" for head, body in zip(HEADS, found, strict=True)]
     return [f"<h2>{HEADS[0]}</h2>\n<p>{text(_why_none(work, real, fake))}</p>"]
 

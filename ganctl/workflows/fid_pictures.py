@@ -35,7 +35,7 @@ BREAKS = re.compile("([_/-])")
 STYLE = """
 table { font-variant-numeric: tabular-nums; border-spacing: 0; margin-bottom: 1rem; }
 th, td { padding-bottom: .35rem; }
-.scores td:not(:last-child) { white-space: nowrap; }
+td:first-child, .scores td:not(:last-child) { white-space: nowrap; }
 @media (max-width: 640px) {
   .scores tr, .scores td:last-child { display: block; } .scores th { display: none; }
   .scores td { display: inline-block; padding: 0 1.2rem 0 0; font-weight: 600; }
@@ -229,12 +229,12 @@ def _nearness(distance: Float[np.ndarray, "m"], usual: Float[np.ndarray, "n"], t
     looked, near = len(distance), int(closer(distance, usual).sum())
     # Both hundredths are of a draw: three standard deviations of their difference.
     chance = 0.01 * looked + 3 * (0.01 * looked * (1 + looked / len(usual))) ** 0.5
-    of = f"{looked}" if looked == total else f"{looked} (drawn by the seed from {total})"
+    drawn_from = "" if looked == total else f" (drawn by the seed from {total})"
     verdict = "more than chance gives, so look for copies below" if near > chance else "no more than chance gives"
     return (
-        f'<p class="found"><strong>{near} of {of} generated images {"is" if near == 1 else "are"} nearer to a real one '
-        "than 99 % of the real images are to each other.</strong> Of fresh real images about 1 in 100 would be: this "
-        f"is {verdict}.</p>\n"
+        f'<p class="found"><strong>{near} of {looked} generated images{drawn_from} {"is" if near == 1 else "are"} '
+        "nearer to a real one than 99 % of the real images are to each other.</strong> Of fresh real images about 1 in "
+        f"100 would be: this is {verdict}.</p>\n"
         f'<p class="found">Half of the generated images have a real one within {np.median(distance):.3g}. Half of the '
         f"real images have another real one within {np.median(usual):.3g} ({len(usual)} were looked at).</p>"
     )
@@ -288,10 +288,10 @@ def _outside(
     """How many generated images the region leaves out, in a sentence."""
     assert real.feats is not None and fake.feats is not None
     precision = precision_recall(feats, fake.feats[rows], k=NEIGHBOURS)[0]
+    counts = (len(rows), len(fake.feats)), (len(feats), len(real.feats))
     outside, below = round((1 - precision) * len(rows)), int((found < 1).sum())
-    of = f"{len(rows)}" if len(rows) == len(fake.feats) else f"{len(rows)} (drawn by the seed from {len(fake.feats)})"
-    spanned = f"{len(feats)}" if len(feats) == len(real.feats) else f"{len(feats)} (drawn from {len(real.feats)})"
+    drawn_from = ["" if n == total else f" (drawn by the seed from {total})" for n, total in counts]
     return (
-        f'<p class="found"><strong>{outside} of {of} generated images lie outside the region</strong> of {spanned} '
-        f"real images; {below} have an R below 1.</p>"
+        f'<p class="found"><strong>{outside} of {len(rows)} generated images{drawn_from[0]} lie outside the '
+        f"region</strong> of {len(feats)} real images{drawn_from[1]}; {below} have an R below 1.</p>"
     )

@@ -152,6 +152,23 @@ def test_many_copies_are_more_than_chance_gives(here: Path) -> None:
     assert {row[0] for row in page.rows[:8]} == {f"generated\n{i:04}.png" for i in range(8)}
 
 
+def test_large_sides_are_drawn_from(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ganctl.metrics.neighbours.MOST", 12)
+    monkeypatch.setattr("ganctl.workflows.fid_pictures.MANIFOLD", 30)
+    real, fake = pixels(60, 0), pixels(40, 1)
+    fake[[3, 8, 17, 25, 39]] = real[:5]
+    page = made(fid(pictures(here / "real", real), pictures(here / "fake", fake), report="page.html"))
+    # Copies are looked for among all.
+    assert "5 of 40 generated images are pixel for pixel in the real set." in page.text
+    assert [row[0][-8:-4] for row in page.rows[:5]] == ["0003", "0008", "0017", "0025", "0039"]
+    assert re.search(r"\d of 12 generated images \(drawn by the seed from 40\) (is|are) nearer", page.text)
+    assert "(12 were looked at)" in page.text
+    said = (
+        r"of 12 generated images \(drawn by the seed from 40\) lie outside the region of 30 real images \(drawn by the"
+    )
+    assert re.search(said, page.text)
+
+
 def test_noise_is_least_realistic(here: Path) -> None:
     # All of one drawing, a little changed: to LeNet, noise lies amid drawings that have nothing in common.
     rng = np.random.default_rng(0)
