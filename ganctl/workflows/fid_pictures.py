@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np  # noqa: TID253 (loaded only where a page is written)
+import numpy as np
 from jaxtyping import Float, Int
 
 from ganctl.io.idx import IdxImage
