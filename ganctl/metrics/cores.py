@@ -1,7 +1,7 @@
 """Threads with one core each: images side by side, where torch would put all cores on one layer after another.
 
 Torch's own threads meet after every layer, and one that a decoder or another program holds up makes all wait. Whole
-images in independent threads lose only the time that was taken: on two busy cores Inception takes four fifths of the time.
+images in independent threads lose only the time that was taken: on two busy cores Inception takes a fifth less.
 """
 
 from collections.abc import Callable, Iterable
