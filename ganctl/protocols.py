@@ -1,12 +1,15 @@
 """What a network must offer to serve a task. Structural: a network inherits nothing but nn.Module."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
 
-from ganctl.spec import Image, Spec
+from ganctl.spec import Image, Label, Spec
+
+Noise = Literal["const", "none"] | Sequence[Generator]
+"""Of a synthesis network: its stored maps, nothing, or fresh ones, drawn for each image by a generator of its own."""
 
 
 @runtime_checkable
@@ -25,16 +28,49 @@ class Sampler(Protocol):
 
 
 @runtime_checkable
+class ConditionalSampler(Sampler, Protocol):
+    """z, c → x = G(z, c): a sampler that was trained on classes. One that was not has no `c`, or None."""
+
+    c: Label | None
+
+    def sample(self, z: Float[Tensor, "n *z"], c: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
+        """Images in `x.range` of the classes `c`, 0 … c.n - 1."""
+        ...
+
+
+@runtime_checkable
 class StyleSampler(Sampler, Protocol):
-    """z → w → x: a sampler with a second latent space, which its mapping network makes of the prior."""
+    """z → w → x: a sampler with a second latent space, which its mapping network makes of the prior (and of a class).
 
-    def map(self, z: Float[Tensor, "n *z"]) -> Float[Tensor, "n l w"]:
-        """One style w per layer of the synthesis network."""
+    The mean of w over the prior, which truncation draws towards, is the buffer `mapping.w_avg`.
+    """
+
+    def map(
+        self,
+        z: Float[Tensor, "n *z"],
+        c: Int[Tensor, " n"] | None = None,
+        *,
+        psi: float = 1.0,
+        cutoff: int | None = None,
+    ) -> Float[Tensor, "n l w"]:
+        """One style w per layer of the synthesis network; the first `cutoff` layers (None: all) truncated by psi."""
         ...
 
-    def synthesize(self, w: Float[Tensor, "n l w"]) -> Float[Tensor, "n c h w2"]:
-        """Images in `x.range`, with the network's constant noise: `sample(z)` is `synthesize(map(z))`."""
+    def synthesize(self, w: Float[Tensor, "n l w"], *, noise: Noise = "const") -> Float[Tensor, "n c h w2"]:
+        """Images in `x.range`."""
         ...
+
+    def sample(
+        self, z: Float[Tensor, "n *z"], c: Int[Tensor, " n"] | None = None, *, psi: float = 1.0
+    ) -> Float[Tensor, "n c h w"]:
+        """`synthesize(map(z, c, psi=psi))`, with the network's constant noise."""
+        ...
+
+
+def classes_of(net: Any) -> Label | None:
+    """What a conditional network is conditioned on; None of any other."""
+    c = getattr(net, "c", None)
+    return c if isinstance(c, Label) else None
 
 
 @runtime_checkable
