@@ -40,3 +40,11 @@ def wasserstein_d(real: Tensor, fake: Tensor) -> Tensor:
 def wasserstein_g(fake: Tensor) -> Tensor:
     """-E f(G(z))  (Arjovsky et al. 2017, alg. 1, line 10)."""
     return -fake.mean()
+
+
+def relativistic(better: Tensor, worse: Tensor) -> Tensor:
+    """-E log sigmoid(D(a) - D(b)) over pairs: D takes real images for a, generated ones for b; G the other way round.
+
+    RpGAN (Jolicoeur-Martineau 2020; Huang et al. 2024, eq. 2).
+    """
+    return F.softplus(worse - better).mean()
