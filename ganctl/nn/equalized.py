@@ -1,0 +1,76 @@
+"""Equalised learning rate: weights of unit variance, scaled at run time (Karras et al. 2018, sec. 4.1)."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Activation = Literal["linear", "lrelu"]
+
+
+def activate(x: Tensor, activation: Activation, *, gain: float = 1.0, clamp: float | None = None) -> Tensor:
+    """Linear, or leaky ReLU 0.2 times √2 so that it keeps the variance; then `gain`; then ± `clamp` · `gain`.
+
+    (Karras et al. 2020's code; the clamp is Karras et al. 2020, "Training GANs with limited data", appendix D.1.)
+    """
+    if activation == "lrelu":
+        x, gain_act = F.leaky_relu(x, 0.2), math.sqrt(2)
+    else:
+        gain_act = 1.0
+    x = x * (gain_act * gain) if gain_act * gain != 1 else x
+    return x if clamp is None else x.clamp(-clamp * gain, clamp * gain)
+
+
+class EqualizedLinear(nn.Module):
+    """y = act(x (W · lr · gain / √inputs)ᵀ + b · lr): He's constant at run time, and a learning rate times `lr`.
+
+    `bias` is the value it starts from; None: no bias.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: float | None = 0.0,
+        lr: float = 1.0,
+        gain: float = 1.0,
+        activation: Activation = "linear",
+    ) -> None:
+        super().__init__()
+        self.scale, self.lr = gain * lr / math.sqrt(inputs), lr
+        self.activation: Activation = activation
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr)
+        self.bias = None if bias is None else nn.Parameter(torch.full((outputs,), bias / lr))
+
+    def forward(self, x: Float[Tensor, "n i"]) -> Float[Tensor, "n o"]:
+        bias = self.bias * self.lr if self.bias is not None and self.lr != 1 else self.bias
+        return activate(F.linear(x, self.weight * self.scale, bias), self.activation)
+
+
+class EqualizedConv2d(nn.Module):
+    """act(x ∗ (W · gain / √(inputs · k²)) + b) of the same size, for odd k."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        bias: bool = True,
+        gain: float = 1.0,
+        activation: Activation = "linear",
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale, self.clamp = gain / math.sqrt(inputs * kernel**2), clamp
+        self.activation: Activation = activation
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+
+    def forward(self, x: Float[Tensor, "n i h w"]) -> Float[Tensor, "n o h w"]:
+        x = F.conv2d(x, self.weight * self.scale, self.bias, padding=self.weight.shape[-1] // 2)
+        return activate(x, self.activation, clamp=self.clamp)

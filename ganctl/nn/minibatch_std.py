@@ -1,0 +1,18 @@
+"""Minibatch standard deviation: lets a discriminator see how varied a batch is (Karras et al. 2018, sec. 3)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def minibatch_std(x: Float[Tensor, "n c h w"], group: int | None = 4, channels: int = 1) -> Float[Tensor, "n c2 h w"]:
+    """Appends `channels` maps: the standard deviation over groups of samples, averaged over channels and pixels.
+
+    A group holds samples n / group apart, StyleGAN's arrangement; None: the whole batch. The deviation is the biased
+    one, + 1e-8 under the root. Where `group` does not divide n, the next smaller number that does is taken.
+    """
+    n, c, h, w = x.shape
+    size = next(g for g in range(min(group or n, n), 0, -1) if n % g == 0)
+    y = x.reshape(size, n // size, channels, c // channels, h, w)
+    y = (y.var(0, unbiased=False) + 1e-8).sqrt().mean((2, 3, 4))  # [n/size, channels]
+    return torch.cat([x, y.repeat(size, 1)[:, :, None, None].expand(n, channels, h, w)], 1)

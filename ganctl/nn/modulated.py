@@ -1,0 +1,44 @@
+"""Modulated convolution: styles scale a convolution's input channels (Karras et al. 2020, sec. 2.2)."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ganctl.nn.resample import Filter, conv_up2
+
+
+def demodulation(weight: Float[Tensor, "o i k k"], s: Float[Tensor, "n i"], eps: float = 1e-8) -> Float[Tensor, "n o"]:
+    """1 / √(Σ (w · s)² + eps) over input channels and kernel  (eq. 3), by one product of squares."""
+    return (s.square() @ weight.square().sum((2, 3)).T + eps).rsqrt()
+
+
+def modulated_conv2d(
+    x: Float[Tensor, "n i h w"],
+    weight: Float[Tensor, "o i k k"],
+    s: Float[Tensor, "n i"],
+    *,
+    demodulate: bool = True,
+    padding: int = 0,
+    up_filter: Filter | None = None,
+    fused: bool = False,
+) -> Float[Tensor, "n o h2 w2"]:
+    """x ∗ w'' with w' = s · w (eq. 1) and w'' = w' / ‖w'‖ (eq. 3); with `up_filter`, on twice the size (`conv_up2`).
+
+    Not `fused`, the activations are scaled by s before and demodulated after one convolution for the whole batch;
+    `fused`, each sample has its own weights in a grouped one. The numbers are the same up to rounding.
+    """
+    n, i, h, w = x.shape
+    d = demodulation(weight, s) if demodulate else None
+    if not fused:
+        x = _conv(x * s.to(x.dtype)[:, :, None, None], weight, padding, up_filter, 1)
+        return x if d is None else x * d.to(x.dtype)[:, :, None, None]
+    own = weight * s[:, None, :, None, None]  # [n,o,i,k,k]
+    own = own if d is None else own * d[:, :, None, None, None]
+    x = _conv(x.reshape(1, n * i, h, w), own.flatten(0, 1).to(x.dtype), padding, up_filter, n)
+    return x.reshape(n, -1, *x.shape[2:])
+
+
+def _conv(x: Tensor, weight: Tensor, padding: int, up_filter: Filter | None, groups: int) -> Tensor:
+    if up_filter is None:
+        return F.conv2d(x, weight, padding=padding, groups=groups)
+    return conv_up2(x, weight, up_filter, groups=groups)
