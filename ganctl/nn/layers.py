@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,14 @@ from ganctl.errors import UsageError
 def normal_prior(seeds: Sequence[int], *shape: int) -> Tensor:
     """z ~ N(0, I), [len(seeds), *shape], float32 on the CPU: row i depends on seeds[i] alone."""
     return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+
+def numpy_prior(seeds: Sequence[int], z_dim: int) -> Tensor:
+    """z ~ N(0, I), [len(seeds), z_dim], float32 on the CPU: numpy's RandomState(seed).randn(1, z_dim).
+
+    The rule of the StyleGAN line's own scripts, by which a known seed gives the known picture.
+    """
+    return torch.stack([torch.from_numpy(np.random.RandomState(s).randn(z_dim)).float() for s in seeds])
 
 
 def halvings(resolution: int) -> tuple[int, int]:
