@@ -23,6 +23,7 @@ SMALL = {
     "lsgan": ("ngf=4", "ndf=4", "z_dim=4", "channels=1"),
     "wgan": ("ngf=4", "ndf=4", "z_dim=4", "channels=1"),
     "wgan_gp": ("width=4", "z_dim=4", "channels=1"),
+    "progan": ("width=4", "z_dim=4", "channels=1", "stage_kimg=0.02", "fade_kimg=0.02"),
     "vae": ("hidden=[16]", "z_dim=4", "channels=1"),
     "pix2pix": ("ngf=4", "ndf=4", "num_downs=4", "n_layers=1", "batch=2"),
     "lenet": ("resolution=28",),

@@ -22,6 +22,7 @@ MODELS = Path(inspect.getfile(family("gan"))).parent
 TINY = {
     "resolution": 16, "channels": 1, "source_channels": 2, "z_dim": 5, "width": 8, "ngf": 4, "ndf": 4, "hidden": (12,),
     "g_hidden": (12, 8), "d_hidden": (8,), "num_downs": 3, "n_layers": 2, "classes": 4,
+    "grow_from": 16,
 }  # fmt: skip
 """Small numbers for the field's usual names; a family takes those it has."""
 SAMPLERS = [m for m in model_names() if public_net(family(m)) != "C" and m != "pix2pix"]
@@ -143,7 +144,8 @@ def test_sampling_is_batch_independent_and_fixed_by_the_seed(name: str) -> None:
     assert together.shape == (9, G.x.channels, *G.x.size) and together.abs().max() <= 1
     assert torch.equal(together, G.sample(z))
     for i in range(9):
-        assert (G.sample(z[i : i + 1]) - together[i]).abs().max() <= 1e-6
+        # Another batch, other kernels: what rounding leaves after a dozen normalised layers.
+        assert (G.sample(z[i : i + 1]) - together[i]).abs().max() <= 1e-5
     assert all((together[0] - other).abs().max() > 1e-4 for other in together[1:])
 
 
