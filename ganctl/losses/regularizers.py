@@ -1,9 +1,12 @@
-"""Penalties on a discriminator's gradient."""
+"""Penalties on gradients: a discriminator's with respect to images, a generator's to its styles."""
 
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+from ganctl.nn.norm import rank_mean
 
 
 def gradient_norms(D: Callable[[Tensor], Tensor], x: Tensor, *, create_graph: bool = True) -> Tensor:
@@ -35,3 +38,27 @@ def logits_and_penalty(D: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor
         logits = D(x)
         (grad,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
         return logits, grad.square().flatten(1).sum(1)
+
+
+def path_lengths(
+    image: Float[Tensor, "n c h w"], ws: Float[Tensor, "n l d"], normal: Float[Tensor, "n c h w"]
+) -> Float[Tensor, " n"]:
+    """‖J_wᵀ y‖₂ for each sample  (Karras et al. 2020, eq. 4), `image` made of `ws` and `normal` from N(0, I).
+
+    The root mean square over the layers, and y over √(h w), as in the authors' code: lengths of one size at any depth
+    and resolution.
+    """
+    y = normal / (image.shape[2] * image.shape[3]) ** 0.5
+    (grad,) = torch.autograd.grad((image * y).sum(), ws, create_graph=True)
+    return grad.square().sum(2).mean(1).sqrt()
+
+
+def path_length_penalty(
+    lengths: Float[Tensor, " n"], mean: Float[Tensor, ""], decay: float
+) -> tuple[Float[Tensor, " n"], Float[Tensor, ""]]:
+    """(length - a)² for each sample, and a: the running mean after a step of `decay` towards this batch's.
+
+    Differentiable through a too (the authors' code). The batch is that of all ranks.
+    """
+    a = mean.lerp(rank_mean(lengths.mean()), decay)
+    return (lengths - a).square(), a

@@ -27,7 +27,8 @@ def activate(x: Tensor, activation: Activation, *, gain: float = 1.0, clamp: flo
 class EqualizedLinear(nn.Module):
     """y = act(x (W · lr · gain / √inputs)ᵀ + b · lr): He's constant at run time, and a learning rate times `lr`.
 
-    `bias` is the value it starts from; None: no bias.
+    `bias` is the value it starts from; None: no bias. In float32 under autocast too: styles and logits are few numbers
+    on which much depends.
     """
 
     def __init__(
@@ -48,7 +49,8 @@ class EqualizedLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "n i"]) -> Float[Tensor, "n o"]:
         bias = self.bias * self.lr if self.bias is not None and self.lr != 1 else self.bias
-        return activate(F.linear(x, self.weight * self.scale, bias), self.activation)
+        with torch.autocast(x.device.type, enabled=False):
+            return activate(F.linear(x.to(self.weight.dtype), self.weight * self.scale, bias), self.activation)
 
 
 class EqualizedConv2d(nn.Module):

@@ -1,5 +1,6 @@
 """Modulated convolution: styles scale a convolution's input channels (Karras et al. 2020, sec. 2.2)."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -9,7 +10,8 @@ from ganctl.nn.resample import Filter, conv_up2
 
 def demodulation(weight: Float[Tensor, "o i k k"], s: Float[Tensor, "n i"], eps: float = 1e-8) -> Float[Tensor, "n o"]:
     """1 / √(Σ (w · s)² + eps) over input channels and kernel  (eq. 3), by one product of squares."""
-    return (s.square() @ weight.square().sum((2, 3)).T + eps).rsqrt()
+    with torch.autocast(s.device.type, enabled=False):
+        return (s.square() @ weight.square().sum((2, 3)).T + eps).rsqrt()
 
 
 def modulated_conv2d(
@@ -25,8 +27,12 @@ def modulated_conv2d(
     """x ∗ w'' with w' = s · w (eq. 1) and w'' = w' / ‖w'‖ (eq. 3); with `up_filter`, on twice the size (`conv_up2`).
 
     Not `fused`, the activations are scaled by s before and demodulated after one convolution for the whole batch;
-    `fused`, each sample has its own weights in a grouped one. The numbers are the same up to rounding.
+    `fused`, each sample has its own weights in a grouped one. The numbers are the same up to rounding. Under autocast
+    to float16, weights and styles are brought to size 1 first: demodulation makes that no difference but to overflow.
     """
+    if demodulate and _narrow(x):
+        weight = weight / weight.abs().amax((1, 2, 3), keepdim=True) / weight[0].numel() ** 0.5
+        s = s / s.abs().amax(1, keepdim=True)
     n, i, h, w = x.shape
     d = demodulation(weight, s) if demodulate else None
     if not fused:
@@ -36,6 +42,11 @@ def modulated_conv2d(
     own = own if d is None else own * d[:, :, None, None, None]
     x = _conv(x.reshape(1, n * i, h, w), own.flatten(0, 1).to(x.dtype), padding, up_filter, n)
     return x.reshape(n, -1, *x.shape[2:])
+
+
+def _narrow(x: Tensor) -> bool:
+    kind = x.device.type
+    return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
 
 
 def _conv(x: Tensor, weight: Tensor, padding: int, up_filter: Filter | None, groups: int) -> Tensor:

@@ -64,6 +64,13 @@ class AllReduce(torch.autograd.Function):
         return AllReduce.apply(grad)  # type: ignore[return-value]
 
 
+def rank_mean(x: Tensor) -> Tensor:
+    """The mean of every rank's x; x itself where there is one process. Differentiable any number of times."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        return AllReduce.apply(x) / dist.get_world_size()  # type: ignore[operator]
+    return x
+
+
 def instance_norm(channels: int) -> nn.Module:
     """Ulyanov et al. 2016, without affine parameters: nothing to store, statistics always come from the image."""
     return nn.InstanceNorm2d(channels)

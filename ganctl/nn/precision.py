@@ -41,3 +41,11 @@ def inference(device: torch.device, half: str | None = None) -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.deterministic = before
+
+
+def float32_unless(half: bool, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Leaves autocast to float16 where layers were not made for its narrow range; bfloat16 has float32's."""
+    kind = device.type
+    if half or not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) != torch.float16:
+        return contextlib.nullcontext()
+    return torch.autocast(kind, enabled=False)

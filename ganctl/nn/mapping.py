@@ -1,0 +1,71 @@
+"""The mapping network of StyleGAN 2 and 3: z and class to w, and what truncation makes of w."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ganctl.errors import UsageError
+from ganctl.nn.equalized import EqualizedLinear
+from ganctl.nn.norm import rank_mean
+
+
+def one_hot(c: Tensor | None, classes: int | None) -> Tensor | None:
+    """Class indices [n] as rows [n, classes]; None for a network without classes. Raises UsageError for no class."""
+    if classes is None:
+        return None
+    if c is None:
+        raise UsageError("no class given", f"the network was trained on {classes} classes", "pass --class")
+    return F.one_hot(c, classes).float()
+
+
+def normalized(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """To length √d."""
+    return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
+
+class Mapping(nn.Module):
+    """z and class to w: both normalised, joined, through fully connected layers (Karras et al. 2019, fig. 1b).
+
+    `lr` is their learning rate as a share of the others', `beta` the decay of w_avg, the running mean of w. A
+    discriminator's mapping of the class has no z (`z_dim` 0) and no running mean (`beta` None).
+    """
+
+    def __init__(
+        self, z_dim: int, classes: int | None, w_dim: int, layers: int, lr: float, beta: float | None = None
+    ) -> None:
+        super().__init__()
+        self.classes, self.layers, self.beta = classes, layers, beta
+        if classes:
+            self.embed = EqualizedLinear(classes, w_dim)
+        inputs = z_dim + (w_dim if classes else 0)
+        for i in range(layers):
+            self.add_module(f"fc{i}", EqualizedLinear(w_dim if i else inputs, w_dim, lr=lr, activation="lrelu"))
+        if beta is not None:
+            self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(
+        self, z: Float[Tensor, "n z"] | None, c: Int[Tensor, " n"] | None = None, *, track: bool = False
+    ) -> Float[Tensor, "n w"]:
+        """`track` moves the running mean towards the batch's, over all ranks."""
+        parts = [] if z is None else [normalized(z)]
+        y = one_hot(c, self.classes)
+        x = torch.cat(parts if y is None else [*parts, normalized(self.embed(y))], 1)
+        for i in range(self.layers):
+            x = self.get_submodule(f"fc{i}")(x)
+        if track and self.beta is not None:
+            w_avg = self.get_buffer("w_avg")
+            w_avg.copy_(rank_mean(x.detach().mean(0)).lerp(w_avg, self.beta))
+        return x
+
+    def truncated(
+        self, w: Float[Tensor, "n w"], layers: int, psi: float, cutoff: int | None
+    ) -> Float[Tensor, "n {layers} w"]:
+        """w for each of so many layers: w_avg + psi (w - w_avg) for the first `cutoff` of them (None: for all).
+
+        (Karras et al. 2019, appendix B.)
+        """
+        if psi == 1:
+            return w[:, None].repeat(1, layers, 1)
+        short = self.get_buffer("w_avg").lerp(w, psi)
+        return torch.stack([short if cutoff is None or i < cutoff else w for i in range(layers)], 1)
