@@ -293,22 +293,22 @@ def open_data(recipe: Recipe, workers: int, reporter: Reporter) -> "Dataset":
     """The recipe's data as its model takes it; images left out are warned of. Raises UsageError."""
     from ganctl.data import open_dataset
     from ganctl.data.images import some
-    from ganctl.load import family, public_net
 
     cfg = recipe.config
+    classes = getattr(cfg, "classes", None)
     data = open_dataset(
         recipe.data,
         resolution=cfg.resolution,
         channels=cfg.channels,
         source_channels=getattr(cfg, "source_channels", None),
-        labels=public_net(family(recipe.model)) == "C",
+        labels=classes is not None,
         workers=workers,
         on_progress=reporter.progress,
     )
-    if data.c is not None and data.c.max() >= (known := getattr(cfg, "classes", len(data.classes))):
+    if data.c is not None and classes is not None and data.c.max() >= classes:
         raise UsageError(
             f"{quoted(recipe.data.path)} has {len(data.classes)} classes",
-            f"{recipe.model} is set to {known}",
+            f"{recipe.model} is set to {classes}",
             f"pass --set classes={len(data.classes)}",
         )
     if data.skipped:
