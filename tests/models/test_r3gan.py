@@ -1,10 +1,14 @@
 """R3GAN's equations, computed a second time."""
 
+import math
+
 import pytest
 import torch
 
+from ganctl.errors import UsageError
 from ganctl.losses.adversarial import relativistic
 from ganctl.losses.regularizers import logits_and_penalty
+from ganctl.models import r3gan
 
 
 def test_relativistic_loss_is_the_log_probability_of_the_right_order() -> None:
@@ -26,3 +30,79 @@ def test_penalty_is_the_squared_slope_of_each_sample_alone() -> None:
     torch.testing.assert_close(penalty, squares)
     penalty.sum().backward()
     assert w.grad is not None and w.grad.item() == pytest.approx(4 * squares.sum().item(), rel=1e-5)
+
+
+SMALL = {"resolution": 16, "channels": 1, "z_dim": 5, "width": 8}
+
+
+def test_the_published_sizes() -> None:
+    """Widths, groups and blocks of the authors' FFHQ-256; its G and D have 23 million weights each."""
+    with torch.device("meta"):
+        cfg = r3gan.Config()
+        nets = r3gan.build(cfg)
+    table = r3gan.stages(cfg)
+    assert [s.width for s in table] == [768, 768, 768, 768, 384, 192, 96]
+    assert [s.groups for s in table] == [96, 96, 96, 96, 48, 24, 12] and {s.blocks for s in table} == {2}
+    for net in (nets.G, nets.D):
+        assert 22e6 < sum(p.numel() for p in net.parameters()) < 24e6
+
+
+def test_a_new_network_keeps_its_variance_and_every_block_is_the_identity() -> None:
+    torch.manual_seed(0)
+    stage = r3gan.Stage(64, 8, 1)
+    block, x = r3gan.Block(stage, 2, depth=16), torch.randn(8, 64, 8, 8)
+    assert torch.equal(block(x), x)
+    # He's gain for the slope 0.2, and 16^(-1/4) = 1/2 for the depth.
+    assert block.LinearLayer1.Layer.weight.std().item() == pytest.approx(math.sqrt(2 / 1.04 / 64) / 2, rel=0.03)
+    assert block.LinearLayer2.Layer.weight.std().item() == pytest.approx(math.sqrt(2 / 1.04 / (16 * 9)) / 2, rel=0.03)
+    y = block.NonLinearity1(2 * block.LinearLayer1(x))
+    assert y.square().mean().item() == pytest.approx(1, abs=0.1)
+
+
+def test_gamma_falls_by_half_a_cosine() -> None:
+    cfg = r3gan.Config(gamma=2.0, gamma_end=0.2, decay_kimg=10.0)
+    found = [r3gan.gamma(cfg, nimg) for nimg in (0, 2500, 5000, 10000, 90000)]
+    assert found == pytest.approx([2.0, 2.0 - 1.8 * (1 - math.sqrt(0.5)) / 2, 1.1, 0.2, 0.2])
+
+
+def test_a_conditional_network_needs_its_classes_and_heeds_them() -> None:
+    torch.manual_seed(0)
+    nets = r3gan.build(r3gan.Config(**SMALL, classes=3))
+    z, c = nets.G.prior([1, 1, 1]), torch.arange(3)
+    x = nets.G(z, c)
+    assert (x[0] - x[1]).abs().max() > 1e-3 and (nets.D(x[:1].expand(3, -1, -1, -1), c).diff().abs() > 1e-4).all()
+    for call in (lambda: nets.G.sample(z), lambda: nets.D(x)):
+        with pytest.raises(UsageError, match="no class given"):
+            call()
+    # The embedding is a table: what the class of the other samples is does not matter.
+    assert torch.allclose(nets.G(z, c.flip(0))[0], x[2], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"resolution": 48}, "4 doubled"),
+        ({"resolution": 2}, "4 doubled"),
+        ({"widths": (8, 8)}, "widths has 2 numbers, and there are 3"),
+        ({"blocks": (1,) * 4}, "blocks has 4 numbers"),
+        ({"widths": (8, 9, 8), "cardinalities": (1, 4, 1)}, "18 feature maps cannot be cut into 4 groups"),
+    ],
+)
+def test_sizes_that_do_not_fit(changes: dict, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        r3gan.build(r3gan.Config(**{**SMALL, **changes}))
+
+
+def test_published_layout_is_read_off_the_shapes_and_damage_is_none() -> None:
+    sizes = {"widths": (16, 8, 8), "cardinalities": (4, 2, 1), "blocks": (1, 2, 1), "expansion": 3, "classes": 3}
+    nets = r3gan.build(r3gan.Config(**SMALL, **sizes))
+    for net in "GD":
+        state = getattr(nets, net).state_dict()
+        config, states = r3gan.from_upstream(state) or ({}, {})
+        assert config == {k: v for k, v in {**SMALL, **sizes}.items() if k != "width" and (net == "G" or k != "z_dim")}
+        assert states[net].keys() == state.keys()
+        for key in state:
+            for wrong in (torch.zeros(()), torch.zeros(0, 2, 2, 2), torch.zeros(2, 0, 1, 1)):
+                found = r3gan.from_upstream({**state, key: wrong})
+                assert found is None or found[1].keys() == {net}
+        assert r3gan.from_upstream({k: v for k, v in state.items() if "MainLayers.1" not in k}) is None
