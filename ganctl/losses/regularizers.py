@@ -62,3 +62,12 @@ def path_length_penalty(
     """
     a = mean.lerp(rank_mean(lengths.mean()), decay)
     return (lengths - a).square(), a
+
+
+def consistency(plain: Tensor, augmented: Tensor) -> Tensor:
+    """E (D(x) - D(T(x)))², from the logits of images and of the same images augmented.
+
+    bCR adds it to D's loss with weights of its own for real and for generated images  (Zhao et al. 2020,
+    arXiv:2002.04724, alg. 1; both 10).
+    """
+    return (plain - augmented).square().mean()
