@@ -14,7 +14,7 @@ from ganctl.config import Located, read_yaml
 from ganctl.errors import UsageError, did_you_mean, printable, quoted
 
 TASKS = ("sample", "translate", "classify", "features")
-UPSTREAM_FORMATS = ("torch-state-dict", "torch-checkpoint")
+UPSTREAM_FORMATS = ("torch-state-dict", "torch-checkpoint", "nvidia-pickle")
 FOREIGN_SUFFIXES = (".pkl", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -82,7 +82,7 @@ class Upstream:
     format: str
     bytes: int = 0
     net: str = ""
-    """Where the state is inside a torch-checkpoint (keys joined by dots), and the network it becomes."""
+    """Which of a file's networks: its key, parts joined by dots; `G_ema` of an nvidia-pickle."""
 
 
 @dataclass(frozen=True)

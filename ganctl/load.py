@@ -2,13 +2,14 @@
 
 import hashlib
 import importlib
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ganctl import catalog
-from ganctl.config import parse
+from ganctl.config import parse, to_plain
 from ganctl.errors import DeviceError, UsageError, WeightsError, did_you_mean, quoted
 from ganctl.io import hub
 from ganctl.io.bundle import Bundle, is_bundle, read_bundle, write_bundle
@@ -64,6 +65,21 @@ def best_net(bundle: Bundle) -> str:
     if bundle.model not in model_names() and len(bundle.nets) == 1:
         return next(iter(bundle.nets))
     return public_net(family(bundle.model))
+
+
+def read_published(module: ModuleType, held: Any, where: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """What a family makes of a network in a foreign file: a config and {net: tensors}; None if it does not know it.
+
+    `held` is a state dict, or one of NVIDIA's networks with its arguments. Raises WeightsError for a network that the
+    family knows but cannot be.
+    """
+    from ganctl.io.pickle_machine import Refused
+
+    reader = getattr(module, "from_upstream" if isinstance(held, dict) else "from_nvidia", None)
+    try:
+        return reader(held) if reader else None
+    except Refused as e:
+        raise WeightsError(where, str(e), "see the layouts that are known: ganctl convert --list") from e
 
 
 def pick_device(device: str = "auto") -> "torch.device":
@@ -222,27 +238,43 @@ def _entry_bundle(entry: catalog.ZooEntry, reporter: Reporter) -> tuple[Bundle, 
 def _convert(entry: catalog.ZooEntry, file: Path, folder: Path) -> None:
     """The authors' file, read as data, becomes a bundle in the cache. Two processes write the same bytes."""
     from ganctl.io.pickles import read_torch
+    from ganctl.io.tensors import load_into
+    from ganctl.published.container import networks_in
+    from ganctl.published.openmmlab import order_of
 
     assert entry.upstream is not None
-    state: Any = read_torch(file)
-    for key in filter(None, entry.upstream.net.split(".") if entry.upstream.format == "torch-checkpoint" else []):
-        if not isinstance(state, dict) or key not in state:
-            raise WeightsError(
-                f"cannot use weights {quoted(file.name)}", f"it holds no {quoted(entry.upstream.net)}", "report this"
-            )
-        state = state[key]
+    where, wanted = f"cannot use weights {quoted(file.name)}", entry.upstream.net
+    value = read_torch(file)
     if entry.task == "features":
-        config, states = entry.config, {"features": state}
-    else:
-        got = family(entry.model).from_upstream(state)
-        if got is None:
-            raise WeightsError(
-                f"cannot use weights {quoted(file.name)}",
-                f"{entry.model} knows no such layout",
-                "see: ganctl convert -h",
-            )
-        config, states = {**got[0], **entry.config}, got[1]
-    write_bundle(folder, model=entry.model, config=config, states=states, card=entry.card)
+        states = {"features": _inside(value, wanted, where) if entry.upstream.format == "torch-checkpoint" else value}
+        write_bundle(folder, model=entry.model, config=entry.config, states=states, card=entry.card)
+        return
+    held = dict(networks_in(value, bgr=order_of(file.name) == "bgr"))
+    if wanted not in held:
+        raise WeightsError(where, f"it holds no {quoted(wanted)}", "report this")
+    module = family(entry.model)
+    got = read_published(module, held[wanted], where)
+    if got is None:
+        raise WeightsError(where, f"{entry.model} knows no such layout", "see: ganctl convert -h")
+    cfg = parse(module.Config, {**got[0], **entry.config}, where=f"the config of {entry.name}")
+    nets, states = skeleton(module, cfg), {}
+    for net, state in got[1].items():
+        load_into(getattr(nets, net), state, where=f"{quoted(file.name)} ({net})")
+        states[average_name(net, wanted, public_net(module))] = getattr(nets, net).state_dict()
+    write_bundle(folder, model=entry.model, config=to_plain(cfg), states=states, card=entry.card)
+
+
+def average_name(net: str, key: str, public: str) -> str:
+    """The name of a network in a bundle: the public one under a key such as `G_ema` or `avgG` is a moving average."""
+    return f"{net}_ema" if net == public and re.search(r"ema|avg", key, re.IGNORECASE) else net
+
+
+def _inside(value: Any, keys: str, where: str) -> Any:
+    for key in filter(None, keys.split(".")):
+        if not isinstance(value, dict) or key not in value:
+            raise WeightsError(where, f"it holds no {quoted(keys)}", "report this")
+        value = value[key]
+    return value
 
 
 def _open_path(path: Path, reporter: Reporter) -> Bundle:

@@ -28,6 +28,10 @@ def convert(
     net: Annotated[
         str, typer.Option(metavar="KEY", help="Which of a file's networks to take.", rich_help_panel=FOREIGN)
     ] = "",
+    channel_order: Annotated[
+        str,
+        typer.Option(metavar="rgb|bgr", help="Of an OpenMMLab file whose name does not tell.", rich_help_panel=FOREIGN),
+    ] = "",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A number of the family's config.", rich_help_panel=FOREIGN),
@@ -45,7 +49,7 @@ def convert(
     common = show.common()
     request = ConvertRequest(
         source=source or "", out=out, model=model, net=net, settings=tuple(settings or ()), license=license,
-        overwrite=common.overwrite,
+        channel_order=channel_order, overwrite=common.overwrite,
     )  # fmt: skip
     show.execute(run, request, check=check)
 

@@ -1,4 +1,4 @@
-"""What a weights file may mention, as inert records: storages, tensors, numpy arrays, NVIDIA modules.
+"""What a weights file may mention, as inert records: storages, tensors, numpy arrays, NVIDIA's networks.
 
 `KNOWN` is the whole list of names a file may refer to; each stands for one of our own builders below, or for a type.
 """
@@ -32,7 +32,11 @@ NUMPY_KINDS = frozenset("f8 f4 f2 i8 i4 i2 i1 u8 u4 u2 u1 b1".split())  # noqa: 
 
 @dataclass(frozen=True)
 class PersistedModule:
-    """A network in an NVIDIA snapshot (`torch_utils.persistence`): its class by name, its attributes as data."""
+    """A network in an NVIDIA snapshot: its class by name, its attributes as data.
+
+    `torch_utils.persistence` gives the class's bare name and the constructor's arguments; a plain class pickle (R3GAN)
+    gives the full name, `training.networks.Generator`, and no arguments.
+    """
 
     class_name: str
     state: dict[str, Any]
@@ -52,6 +56,41 @@ class PersistedModule:
             if isinstance(module, PersistedModule):
                 found |= module.tensors(f"{prefix}{name}.")
         return found
+
+
+@dataclass(frozen=True)
+class TfNetwork:
+    """A network in NVIDIA's TensorFlow pickles (`dnnlib.tflib.network.Network`): arguments and variables as data."""
+
+    name: str
+    version: int
+    function: str
+    """The name of the function that builds it; its source is dropped unread."""
+    kwargs: dict[str, Any]
+    own: "dict[str, Tensor | float | int]"
+    components: "dict[str, TfNetwork]"
+
+    def variables(self, prefix: str = "") -> "dict[str, Tensor]":
+        """Its variables and those of its parts, `mapping/Dense0/weight`; numbers become tensors without axes."""
+        import torch
+
+        found = {prefix + k: v if isinstance(v, torch.Tensor) else torch.tensor(v) for k, v in self.own.items()}
+        for name, part in self.components.items():
+            found |= part.variables(f"{prefix}{name}/")
+        return found
+
+
+@dataclass(eq=False)
+class PlainObject(Pending):
+    """A class of KNOWN_CLASSES on its way in: nothing but its name until BUILD hands over its attributes."""
+
+    class_name: str
+    state: Any = None
+
+    def build(self, state: Any) -> None:
+        if not isinstance(state, dict) or self.state is not None:
+            raise Refused(f"{self.class_name} has no proper attributes")
+        self.state = state
 
 
 @dataclass(eq=False)
@@ -260,6 +299,34 @@ def _persisted(meta: Any) -> PersistedModule:
     return PersistedModule(name, state)
 
 
+def _plain_class(name: str) -> Callable[..., PlainObject]:
+    def builder(*args: Any) -> PlainObject:
+        if args:
+            raise Refused(f"it builds {name} with arguments")
+        return PlainObject(name)
+
+    return builder
+
+
+TF_NETWORK = "dnnlib.tflib.network.Network"
+KNOWN_CLASSES = (
+    TF_NETWORK,
+    *(f"torch.nn.modules.{c}" for c in ("conv.Conv2d", "linear.Linear", "container.ModuleList")),
+    *(f"training.networks{v}.{c}" for v in ("", "_baseline") for c in ("Generator", "Discriminator")),
+    *(
+        f"{root}.{c}"
+        for root in ("R3GAN", "BaselineGAN")
+        for c in (
+            *("Networks.Generator", "Networks.GeneratorStage", "Networks.GenerativeBasis", "Networks.UpsampleLayer"),
+            *("Networks.Discriminator", "Networks.DiscriminatorStage", "Networks.DiscriminativeBasis"),
+            *("Networks.DownsampleLayer", "Networks.ResidualBlock", "Networks.Convolution"),
+            *("FusedOperators.BiasedActivationCUDA", "FusedOperators.BiasedActivationReference"),
+            *(f"Resamplers.Interpolative{c}sampler{k}" for c in ("Up", "Down") for k in ("CUDA", "Reference")),
+        )
+    ),
+)
+"""Classes whose objects are pickled whole: TensorFlow's networks, and R3GAN's modules under their two names."""
+
 KNOWN: dict[tuple[str, str], Callable[..., Any] | None] = {
     ("collections", "OrderedDict"): _ordered,
     ("collections", "Counter"): _counter,
@@ -292,3 +359,5 @@ for _module in ("numpy.core", "numpy._core"):
 for _kind, (_dtype, _) in WIDTHS.items():
     KNOWN["torch", f"{_kind}Storage"] = None
     KNOWN["torch", _dtype] = None
+for _name in KNOWN_CLASSES:
+    KNOWN[_name.rpartition(".")[0], _name.rpartition(".")[2]] = _plain_class(_name)

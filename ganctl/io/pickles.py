@@ -19,11 +19,14 @@ from ganctl.io.pickle_machine import Budget, Global, Machine, Refused
 from ganctl.io.pickle_records import (
     DTYPES,
     KNOWN,
+    TF_NETWORK,
     WIDTHS,
     NumpyArray,
     PersistedModule,
+    PlainObject,
     Storage,
     TensorRecord,
+    TfNetwork,
     is_name,
     legacy_storage,
     storage_of,
@@ -184,6 +187,13 @@ class _Reader:
         elif isinstance(value, PersistedModule):
             result = PersistedModule(value.class_name, inner(value.state))
             _check_module(result)
+        elif isinstance(value, PlainObject):
+            state = {} if value.state is None else value.state
+            if value.class_name == TF_NETWORK:
+                result = _tf_network({k: inner(v) for k, v in state.items() if k != "build_module_src"})
+            else:
+                result = PersistedModule(value.class_name, inner(state))
+                _check_module(result)
         elif isinstance(value, TensorRecord):
             result = self.tensor(value)
         elif isinstance(value, NumpyArray):
@@ -301,4 +311,22 @@ def _check_module(module: PersistedModule) -> None:
         raise Refused("an NVIDIA object has no proper arguments")
 
 
-__all__ = ["PersistedModule", "read_torch"]
+def _tf_network(state: dict[str, Any]) -> TfNetwork:
+    import torch
+
+    kinds = {"name": str, "version": int, "build_func_name": str, "static_kwargs": dict, "variables": list}
+    parts, pairs = state.get("components", {}), state.get("variables")
+    if any(not isinstance(state.get(k), kind) for k, kind in kinds.items()) or not isinstance(parts, dict):
+        raise Refused("it has a TensorFlow network without its arguments or variables")
+    if not all(isinstance(part, TfNetwork) for part in parts.values()):
+        raise Refused("a TensorFlow network has a part that is none")
+    own: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, value = pair if isinstance(pair, tuple | list) and len(pair) == 2 else ("", None)
+        if not is_name(name) or name in own or not isinstance(value, torch.Tensor | int | float):
+            raise Refused("a TensorFlow network has a variable that is no array under a name")
+        own[name] = value
+    return TfNetwork(state["name"], state["version"], state["build_func_name"], state["static_kwargs"], own, parts)
+
+
+__all__ = ["PersistedModule", "TfNetwork", "read_torch"]

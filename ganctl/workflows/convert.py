@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ganctl import catalog
 from ganctl.config import config, parse, read_yaml, to_plain
-from ganctl.errors import GanctlError, UsageError, WeightsError, did_you_mean, quoted
+from ganctl.errors import GanctlError, UsageError, WeightsError, did_you_mean, printable, quoted
 from ganctl.io.bundle import Bundle, fill_bundle, is_bundle, read_bundle
 from ganctl.io.files import atomic_folder, sha256
 from ganctl.io.outputs import check_writable, default_folder, request_for, settle, shown_name
@@ -19,13 +19,11 @@ from ganctl.io.progress import SILENT, Reporter
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ganctl.published.container import Held
+
 SEE = "see the layouts that are known: ganctl convert --list"
-WRAPPERS = (
-    *("module", "model", "G", "D", "netG", "netD", "generator", "discriminator"),
-    *("G_ema", "g_ema", "netG_ema", "generator_ema"),
-)
-"""Prefixes under which a file may hold a whole network: DataParallel's, and those of several networks in one dict."""
-MAX_DEPTH = 4
+READERS = ("from_upstream", "from_nvidia")
+"""A family's functions for a state dict, and for one of NVIDIA's networks with its arguments."""
 PLACEHOLDER = "num_batches_tracked"
 """A counter that files older than torch 0.4.1 lack; no output depends on it."""
 
@@ -41,6 +39,8 @@ class ConvertRequest:
     """The one to take where a file holds several generators: its key, parts joined by dots."""
     settings: tuple[str, ...] = ()
     """key=value of the family's Config, where the tensors cannot tell."""
+    channel_order: str = ""
+    """rgb or bgr, for OpenMMLab's layouts; by default what the file's name tells."""
     license: str = ""
     overwrite: bool = False
 
@@ -69,7 +69,7 @@ def layouts(reporter: Reporter = SILENT) -> list[dict[str, str]]:
     for path in sorted((Path(__file__).parents[1] / "models").glob("[a-z]*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in tree.body:
-            if isinstance(node, ast.FunctionDef) and node.name == "from_upstream":
+            if isinstance(node, ast.FunctionDef) and node.name in READERS:
                 first = (ast.get_docstring(node) or "").partition("\n\n")[0]
                 rows.append({"model": path.stem, "layout": " ".join(first.split())})
     for r in rows:
@@ -90,6 +90,9 @@ def check(request: ConvertRequest) -> tuple[Literal["file", "model"], Path]:
         raise UsageError(
             f"cannot use --license {quoted(request.license[:100])}", "it is no licence's name", "such as: --license MIT"
         )
+    if request.channel_order not in ("", "rgb", "bgr"):
+        what = f"cannot use --channel-order {quoted(request.channel_order)}"
+        raise UsageError(what, "it is neither rgb nor bgr", "leave it out, or: rgb, bgr")
     for text in request.settings:
         _setting(text)
     kind = _kind(request)
@@ -114,8 +117,8 @@ def _kind(request: ConvertRequest) -> Literal["file", "model"]:
     if path.suffix.lower() in catalog.FOREIGN_SUFFIXES and not path.is_dir():
         why = "it is not a regular file" if path.exists() else "there is no such file"
         raise UsageError(f"cannot read {quoted(request.source)}", why, "give the path of a .pth, .pt, .ckpt or .pkl")
-    if request.model or request.net or request.settings:
-        option = "--model" if request.model else "--net" if request.net else "--set"
+    given = {"--model": request.model, "--net": request.net, "--channel-order": request.channel_order}
+    if option := next((o for o, v in {**given, "--set": request.settings}.items() if v), ""):
         raise UsageError(f"cannot use {option} with {quoted(request.source)}", "a bundle says itself what it is", SEE)
     catalog.check_name(request.source)
     return "model"
@@ -151,6 +154,7 @@ def run(request: ConvertRequest, reporter: Reporter = SILENT) -> dict[str, Any]:
     """
     kind, out = check(request)
     given = {"license": request.license or None, "model_family": request.model or None, "net": request.net or None}
+    given["channel_order"] = request.channel_order or None
     options = {**given, "set": list(request.settings) or None}
     if kind == "file":
         digest = sha256(_regular(Path(request.source).expanduser()))
@@ -245,13 +249,18 @@ def _foreign(request: ConvertRequest, digest: str, reporter: Reporter) -> Found:
     from ganctl.io.pickles import read_torch
     from ganctl.io.tensors import read_tensors
     from ganctl.load import public_net
+    from ganctl.published.container import networks_in, training_card
+    from ganctl.published.openmmlab import order_of
 
     path = Path(request.source).expanduser()
     where = f"cannot use weights {quoted(request.source)}"
     value = read_tensors(path) if path.suffix == ".safetensors" else read_torch(path)
-    states = {k: v for k, v in _states(value) if not request.net or request.net in (k, *k.split("."))}
+    bgr = (request.channel_order or order_of(path.name)) == "bgr"
+    held = networks_in(value, bgr=bgr)
+    states = {k: v for k, v in held if not request.net or request.net in (k, *k.split("."))}
     if not states:
-        raise WeightsError(where, _why_none(value, request.net), SEE)
+        none = "it holds no state dict: no tensors under names"
+        raise WeightsError(where, f"it holds no network {quoted(request.net)}" if request.net else none, SEE)
     match = _match(request, states, where)
     public = public_net(match.module)
     config_, nets = _assemble(match, public, where)
@@ -268,49 +277,20 @@ def _foreign(request: ConvertRequest, digest: str, reporter: Reporter) -> Found:
                 raise
             reporter.warn(f"left out {net} of {quoted(request.source)}", e.why, "the bundle is without it")
     card = {"license": request.license or "unknown", "source": path.name, "source_sha256": digest}
+    card |= training_card(value)
     return Found(name, to_plain(_parsed(match.module, config_, where)), filled, card)
 
 
-def _states(value: Any, key: str = "", depth: int = 0) -> "Iterator[tuple[str, Mapping[str, Tensor]]]":
-    """Every state dict in a file with its key, prefixes of wrappers taken off: the outer one first."""
-    import torch
-
-    if depth > MAX_DEPTH or not isinstance(value, dict | list | tuple):
-        return
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    found = {k: v for k, v in items if isinstance(k, str) and isinstance(v, torch.Tensor)}
-    if found:
-        yield key, found
-        for prefix in dict.fromkeys(k.partition(".")[0] for k in found):
-            inner = {k.partition(".")[2]: v for k, v in found.items() if k.startswith(f"{prefix}.")}
-            if prefix in WRAPPERS and inner:
-                yield from _states(inner, f"{key}.{prefix}".lstrip("."), depth + 1)
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for k, v in items:
-        if isinstance(k, str | int) and isinstance(v, dict | list | tuple):
-            yield from _states(v, f"{key}.{k}".lstrip("."), depth + 1)
-
-
-def _why_none(value: Any, net: str) -> str:
-    from ganctl.io.pickles import PersistedModule
-
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-    classes = [v.class_name for v in parts if isinstance(v, PersistedModule)]
-    if classes:
-        return f"it is an NVIDIA snapshot of {', '.join(dict.fromkeys(classes))}: this family is not known yet"
-    return f"it holds no network {quoted(net)}" if net else "it holds no state dict: no tensors under names"
-
-
-def _match(request: ConvertRequest, states: "Mapping[str, Mapping[str, Tensor]]", where: str) -> Match:
+def _match(request: ConvertRequest, states: "Mapping[str, Held]", where: str) -> Match:
     """The one family whose public network is among the states."""
-    from ganctl.load import family, model_names, public_net
+    from ganctl.load import family, model_names, public_net, read_published
 
     names = [request.model] if request.model else model_names()
     matches = []
     for name in names:
         match = Match(family(name))
         for key, state in states.items():
-            got = getattr(match.module, "from_upstream", lambda _: None)(state)
+            got = read_published(match.module, state, where)
             for net, tensors in (got[1] if got else {}).items():
                 match.nets.setdefault(net, []).append((key, got[0], tensors))  # type: ignore[index]
         matches.append(match)
@@ -322,8 +302,9 @@ def _match(request: ConvertRequest, states: "Mapping[str, Mapping[str, Tensor]]"
         raise WeightsError(where, f"its layout is that of several families: {known}", "name one: --model NAME")
     if request.model and not matches[0].nets:
         # The family's own names, at the size that the options give.
-        key, state = next(iter(states.items()))
-        return Match(matches[0].module, {public_net(matches[0].module): [(key, {}, state)]})
+        for key, state in states.items():
+            if isinstance(state, Mapping):
+                return Match(matches[0].module, {public_net(matches[0].module): [(key, {}, state)]})
     for m in matches:
         if m.nets:
             name = m.module.__name__.rpartition(".")[2]
@@ -331,9 +312,14 @@ def _match(request: ConvertRequest, states: "Mapping[str, Mapping[str, Tensor]]"
     raise WeightsError(where, _describe(states), SEE)
 
 
-def _describe(states: "Mapping[str, Mapping[str, Tensor]]") -> str:
+def _describe(states: "Mapping[str, Held]") -> str:
     """Why no layout fits, with what a reader recognises a network by."""
-    state = max(states.values(), key=len)
+    plain = [s for s in states.values() if isinstance(s, Mapping)]
+    if not plain:
+        names = [getattr(s, "class_name", getattr(s, "function", "")) for s in states.values()]
+        told = ", ".join(printable(n) for n in dict.fromkeys(names))
+        return f"it is an NVIDIA snapshot of {told}: no family here has these networks"
+    state = max(plain, key=len)
     first = next(iter(state))
     shape = tuple(state[first].shape)
     told = f"no known layout has its {len(state)} tensors; the first is {quoted(first)} of shape {shape}"
@@ -344,12 +330,14 @@ def _describe(states: "Mapping[str, Mapping[str, Tensor]]") -> str:
 
 def _assemble(match: Match, public: str, where: str) -> "tuple[dict[str, Any], dict[str, Mapping[str, Tensor]]]":
     """The config, the public network's numbers first, and one state per network: EMA told from its key in the file."""
+    from ganctl.load import average_name
+
     nets: dict[str, Mapping[str, Tensor]] = {}
     keys: dict[str, str] = {}
     configs = []
     for net in sorted(match.nets, key=lambda n: n != public):
         for key, cfg, state in match.nets[net]:
-            name = f"{net}_ema" if net == public and re.search(r"ema|avg", key, re.IGNORECASE) else net
+            name = average_name(net, key, public)
             if name in nets and nets[name].keys() == state.keys() and keys[name] != key:
                 hint = f"choose one: --net {keys[name].rpartition('.')[2] or key}"
                 raise WeightsError(where, f"it holds several of {name}: {quoted(keys[name])}, {quoted(key)}", hint)

@@ -1,0 +1,67 @@
+"""OpenMMLab's checkpoints (mmgen, mmagic): `generator.`, `generator_ema.`, `discriminator.` in one state dict.
+
+Its pipelines read images as BGR, so its StyleGANs draw BGR; files converted to RGB say so in their name ("rgb").
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+ChannelOrder = Literal["rgb", "bgr"]
+AUGMENT = "ada_aug."
+"""An augmentation's numbers inside the discriminator."""
+
+
+def is_theirs(state: Mapping[str, Tensor]) -> bool:
+    """Whether it is the state of a StyleGAN2 or StyleGAN3 generator, or of their discriminator."""
+    return any(k.startswith("style_mapping.") for k in state) or "convs.0.0.conv.weight_orig" in state
+
+
+def order_of(name: str) -> ChannelOrder:
+    """The order that a file's name tells, for files in this layout."""
+    return "rgb" if "rgb" in name.lower() else "bgr"
+
+
+def rgb(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The same with the channels of the layers next to the image reversed; other layouts come back as they are."""
+    if not is_theirs(state):
+        return state
+    last = max((int(m[1]) for k in state if (m := re.match(r"synthesis\.L(\d{1,3})_", k))), default=-1)
+    out = rf"to_rgb1\.(conv\.weight|bias)|to_rgbs\.\d+\.(conv\.weight|bias)|synthesis\.L{last}_\d+_\d+\.(weight|bias)"
+
+    def turned(key: str, tensor: Tensor) -> Tensor:
+        if re.fullmatch(out, key.removesuffix("_orig")):
+            # [1, out, in, k, k], [1, out, 1, 1], [out, in, k, k] or [out].
+            return _flip(tensor, 1 if tensor.ndim > 1 and tensor.shape[0] == 1 and "to_rgb" in key else 0)
+        if key == "convs.0.0.conv.weight_orig":
+            return _flip(tensor, 1)
+        return tensor
+
+    return {k: turned(k, t) for k, t in state.items()}
+
+
+def _flip(tensor: Tensor, axis: int) -> Tensor:
+    return torch.flip(tensor, (axis,)) if tensor.ndim > axis else tensor
+
+
+def rosinality_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """StyleGAN2 under the names of the implementation that OpenMMLab's follows."""
+    found = {}
+    for key, tensor in state.items():
+        if key.startswith(AUGMENT) or key == "log_buffer":
+            continue
+        name = key.removesuffix("_orig").replace("style_modulation", "modulation").replace("noise_injector", "noise")
+        name = name.replace(".linear.", ".").replace("constant_input.", "input.")
+        name = re.sub(r"^style_mapping\.", "style.", name)
+        name = re.sub(r"^injected_noise_", "noises.noise_", name)
+        # D's convolutions stand one level deeper: convs.N.conv1.0.conv.weight.
+        name = re.sub(r"(\.\d+)\.conv\.weight$", r"\1.weight", name) if _in_discriminator(key) else name
+        found[name] = tensor
+    return found
+
+
+def _in_discriminator(key: str) -> bool:
+    return re.match(r"convs\.0\.\d|convs\.\d+\.(conv\d|skip)\.|final_conv\.", key) is not None
