@@ -14,6 +14,7 @@ from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import wasserstein_d, wasserstein_g
 from ganctl.losses.regularizers import gradient_penalty
+from ganctl.nn.clip import clip
 from ganctl.nn.equalized import EqualizedConv2d, EqualizedLinear
 from ganctl.nn.layers import numbered_convs, numpy_prior
 from ganctl.nn.minibatch_std import minibatch_std
@@ -75,25 +76,18 @@ def level(side: int, resolution: int, *, what: str) -> int:
     return n
 
 
-def table_widths(resolution: int, width: int, width_base: int) -> list[int]:
-    """Feature maps at 4, 8 … px (table 2)."""
+def widths_of(resolution: int, width: int, width_base: int, given: Sequence[int] | None) -> list[int]:
+    """Feature maps at 4, 8 … px: the given ones, or `width_base` over the side and at most `width` (table 2).
+
+    Raises UsageError where there are more or fewer than sizes, and where 4 px is all.
+    """
     sides = [4 << i for i in range(level(resolution, resolution, what="resolution") + 1)]
-    return [max(1, min(width, width_base // side)) for side in sides]
-
-
-def widths_of(cfg: Config) -> list[int]:
-    """Feature maps at 4, 8 … px. Raises UsageError for `widths` that are not of that many sizes."""
-    widths = table_widths(cfg.resolution, cfg.width, cfg.width_base)
-    check_growth(widths, cfg.widths)
-    return list(cfg.widths or widths)
-
-
-def check_growth(table: Sequence[int], widths: Sequence[int] | None) -> None:
-    if len(table) < 2:
+    if len(sides) < 2:
         raise UsageError("cannot build a network of 4 px", "the smallest one has 8", "choose another --resolution")
-    if widths is not None and len(widths) != len(table):
-        why = f"there are {len(table)} sizes from 4 px to {4 << (len(table) - 1)} px, and {len(widths)} widths"
+    if given is not None and len(given) != len(sides):
+        why = f"there are {len(sides)} sizes from 4 px to {sides[-1]} px, and {len(given)} widths"
         raise UsageError("cannot use widths", why, "give one for each size, or none")
+    return list(given or [max(1, min(width, width_base // side)) for side in sides])
 
 
 def pixel_norm(x: Tensor) -> Tensor:
@@ -170,7 +164,8 @@ class Generator(nn.Module):
 
     def __init__(self, cfg: Config) -> None:
         super().__init__()
-        widths, first = widths_of(cfg), level(cfg.grow_from, cfg.resolution, what="grow_from")
+        widths = widths_of(cfg.resolution, cfg.width, cfg.width_base, cfg.widths)
+        first = level(cfg.grow_from, cfg.resolution, what="grow_from")
         self.x, self.z_dim, self.levels = Image((cfg.resolution, cfg.resolution), cfg.channels), cfg.z_dim, len(widths)
         for i, width in enumerate(widths):
             if i == 0:
@@ -204,7 +199,7 @@ class Generator(nn.Module):
         return numpy_prior(seeds, self.z_dim)
 
     def sample(self, z: Float[Tensor, "n z"]) -> Float[Tensor, "n c h w"]:
-        return self(z).clamp(-1, 1)
+        return clip(self(z))
 
 
 def pooled(layer: nn.Module, x: Tensor) -> Tensor:
@@ -275,7 +270,8 @@ class Nets:
 def build(cfg: Config) -> Nets:
     first = level(cfg.grow_from, cfg.resolution, what="grow_from")
     std = zoo_std if cfg.gan_zoo else minibatch_std
-    return Nets(Generator(cfg), Discriminator(widths_of(cfg), cfg.channels, first, pooled, std))
+    widths = widths_of(cfg.resolution, cfg.width, cfg.width_base, cfg.widths)
+    return Nets(Generator(cfg), Discriminator(widths, cfg.channels, first, pooled, std))
 
 
 def detail(n: Nets, p: Progress, cfg: Config) -> float:
@@ -378,9 +374,9 @@ def _of_4_px(weight: Tensor | None, bias: Tensor | None = None) -> TypeGuard[Ten
     return bias is None or bias.shape == weight.shape[:1]
 
 
-def _unscaled(state: Mapping[str, Tensor], names: Mapping[str, tuple[str, float]]) -> dict[str, Tensor]:
+def unscaled(state: Mapping[str, Tensor], names: Mapping[str, tuple[str, float]]) -> dict[str, Tensor]:
     """pytorch_GAN_zoo's layers under our names, weights times a factor; it scales biases too, and by √(2 / inputs)."""
-    found = {"lod": torch.zeros(())}
+    found = {}
     for theirs, (ours, factor) in names.items():
         weight, bias = state[f"{theirs}.module.weight"], state[f"{theirs}.module.bias"]
         found[f"{ours}.weight"] = weight * factor
@@ -394,9 +390,9 @@ def _zoo_g(state: Mapping[str, Tensor]) -> Found | None:
     n = len(colours)
     names = {"groupScale0.0": ("layer1", 1.0)} | {f"toRGBLayers.{i}": (f"output{i}", HE) for i in range(n)}
     names |= {f"scaleLayers.{i}.{j}": (f"layer{2 * i + 2 + j}", 1.0) for i in range(n - 1) for j in (0, 1)}
-    if n < 2 or not _whole(state, [*names, "formatLayer"]) or not _of_4_px(first, state["formatLayer.module.bias"]):
+    if n < 2 or not zoo_whole(state, [*names, "formatLayer"]) or not _of_4_px(first, state["formatLayer.module.bias"]):
         return None
-    tensors = _unscaled(state, names)
+    tensors = {"lod": torch.zeros(()), **unscaled(state, names)}
     # Their layer has √(2 / z), ours as a convolution √(2 / 16 z).
     tensors["layer0.weight"] = turned(first) * 4
     tensors["layer0.bias"] = (state["formatLayer.module.bias"] * math.sqrt(2 / first.shape[1])).view(-1, 4, 4)
@@ -411,13 +407,13 @@ def _zoo_d(state: Mapping[str, Tensor]) -> Found | None:
     names |= {f"fromRGBLayers.{i}": (f"input{n - 1 - i}", 1.0) for i in range(n)}
     names |= {f"scaleLayers.{i}.{j}": (f"layer{2 * (n - 2 - i) + j}", 1.0) for i in range(n - 1) for j in (0, 1)}
     names["decisionLayer"] = (f"layer{2 * n}", HE)
-    if n < 2 or not _whole(state, names):
+    if n < 2 or not zoo_whole(state, names):
         return None
     config = grown_config([c.shape[0] for c in colours], colours[0].shape[1])
-    return {**config, "gan_zoo": True}, {"D": _unscaled(state, names)}
+    return {**config, "gan_zoo": True}, {"D": {"lod": torch.zeros(()), **unscaled(state, names)}}
 
 
-def _whole(state: Mapping[str, Tensor], names: Iterable[str]) -> bool:
+def zoo_whole(state: Mapping[str, Tensor], names: Iterable[str]) -> bool:
     """Whether every layer is there, and no tensor besides; weights have two axes or more, biases one."""
     shapes = {f"{name}.module.{kind}" for name in names for kind in ("weight", "bias")}
     return shapes == set(state) and all(v.ndim == 1 if k.endswith("bias") else v.ndim > 1 for k, v in state.items())

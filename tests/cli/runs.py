@@ -26,6 +26,10 @@ SMALL = {
     "progan": ("width=4", "z_dim=4", "channels=1", "stage_kimg=0.02", "fade_kimg=0.02"),
     "r3gan": ("width=4", "z_dim=4", "channels=1"),
     "stylegan2": ("z_dim=8", "w_dim=8", "mapping_layers=2", "channel_base=128", "channel_max=8", "channels=1"),
+    "stylegan": (
+        *("width=4", "z_dim=4", "w_dim=4", "mapping_width=4", "channels=1"),
+        *("grow_from=4", "stage_kimg=0.02", "fade_kimg=0.02"),
+    ),
     "vae": ("hidden=[16]", "z_dim=4", "channels=1"),
     "pix2pix": ("ngf=4", "ndf=4", "num_downs=4", "n_layers=1", "batch=2"),
     "lenet": ("resolution=28",),

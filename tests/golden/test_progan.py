@@ -37,3 +37,14 @@ def test_discriminator(source: str, calls: list[tuple[str, float]]) -> None:
         close(D(inputs["img"], lod), logits, 1e-3 * float(logits.abs().max()))
         D.lod.fill_(lod)
         close(D(inputs["img"]), logits)
+
+
+@torch.no_grad()
+def test_openmmlabs_generator() -> None:
+    """Recorded as the other files were, from OpenMMLab's own network; its pictures are blue first."""
+    weights, inputs, outputs, config = read(golden("progan-openmmlab-g-r16.safetensors"))
+    G = upstream(progan, weights, "G")
+    assert (G.z_dim, G.x.size[0]) == (config["noise_size"], config["out_scale"])
+    close(G(inputs["z"]), outputs["full.img"].flip(1))
+    # Its weight is that of the new resolution.
+    close(G(inputs["z"], 0.7), outputs["fade03.img"].flip(1))

@@ -22,7 +22,8 @@ MODELS = Path(inspect.getfile(family("gan"))).parent
 TINY = {
     "resolution": 16, "channels": 1, "source_channels": 2, "z_dim": 5, "width": 8, "ngf": 4, "ndf": 4, "hidden": (12,),
     "g_hidden": (12, 8), "d_hidden": (8,), "num_downs": 3, "n_layers": 2, "classes": 4,
-    "grow_from": 16, "w_dim": 8, "mapping_layers": 2, "d_mapping_layers": 2, "channel_base": 128, "channel_max": 8,
+    "grow_from": 16, "mapping_width": 7,
+    "w_dim": 8, "mapping_layers": 2, "d_mapping_layers": 2, "channel_base": 128, "channel_max": 8,
 }  # fmt: skip
 """Small numbers for the field's usual names; a family takes those it has."""
 SAMPLERS = [m for m in model_names() if public_net(family(m)) != "C" and m != "pix2pix"]
