@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import UsageError
+from ganctl.io.pickle_records import PersistedModule, TfNetwork
 from ganctl.losses.adversarial import log_loss_d, non_saturating_g
 from ganctl.losses.regularizers import logits_and_penalty, path_length_penalty, path_lengths
 from ganctl.nn.clip import clip
@@ -25,6 +26,7 @@ from ganctl.nn.precision import float32_unless
 from ganctl.nn.resample import BINOMIAL, conv_down2, conv_up2, downsample2d, fir_filter, upsample2d
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.protocols import Noise
+from ganctl.published import stylegan2 as published
 from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image, Label
 
@@ -470,3 +472,13 @@ def lazy(lr: float, cfg: Config, every: int | None) -> Adam:
     """Adam corrected for k + 1 updates in the place of k: λ' = c λ, β' = βᶜ, c = k / (k + 1)  (appendix B)."""
     ratio = every / (every + 1) if every else 1.0
     return Adam(lr * ratio, cfg.beta1**ratio, cfg.beta2**ratio)
+
+
+def from_upstream(state: dict[str, Tensor]) -> published.Networks | None:
+    """G or D in a state dict of NVIDIA's (`synthesis.b4.const`), rosinality's or OpenMMLab's names (`to_rgbs.N`)."""
+    return published.from_state(state)
+
+
+def from_nvidia(net: PersistedModule | TfNetwork) -> published.Networks | None:
+    """G or D in a snapshot of stylegan2-ada-pytorch, of stylegan3, or of the TensorFlow programs (version 4)."""
+    return published.from_nvidia(net)

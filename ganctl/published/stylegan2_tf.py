@@ -64,14 +64,15 @@ def _tf_generator_config(a: Arguments, net: TfNetwork, found: Mapping[str, Tenso
 
 def _tf_discriminator_config(a: Arguments, net: TfNetwork, found: Mapping[str, Tensor], side: int) -> dict[str, Any]:
     lr, layers = a.take("mapping_lrmul", 0.1), a.take("mapping_layers", 0)
-    if layers and lr != 0.01:
+    common = _tf_common(a, side)
+    if common["classes"] and layers and lr != 0.01:
         raise Refused("its discriminator maps classes at another learning rate than 0.01, which none here does")
     a.ignore("freeze_layers", "mapping_fmaps")
     orig = any("FromRGB_lod" in k for k in found)
     # StyleGAN2's own discriminators have groups of 4; StyleGAN2-ADA's take the whole batch.
     group = None if net.function == "D_main" else 4
     return {
-        **_tf_common(a, side),
+        **common,
         "d_architecture": "orig" if orig else a.take("architecture", "resnet"),
         "mbstd_group": a.take("mbstd_group_size", group),
         "mbstd_channels": a.take("mbstd_num_features", 1),

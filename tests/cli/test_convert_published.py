@@ -1,0 +1,173 @@
+"""`ganctl convert` on whole published files: what a converted generator draws is what was recorded from its program."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ganctl.errors import WeightsError
+from ganctl.io.bundle import read_bundle
+from ganctl.load import network
+from ganctl.workflows.convert import ConvertRequest, run
+from tests.conftest import Shell, golden
+from tests.golden.test_networks import close
+from tests.layouts import (
+    companion,
+    dumps,
+    openmmlab_names,
+    recorded,
+    rosinality_discriminator,
+    rosinality_generator,
+    tf_pickle,
+    write,
+)
+
+SG2, SG3 = "stylegan2ada-tiny-r32", "stylegan3-t-tiny-r32"
+TF = {"resolution": 32, "num_channels": 3, "label_size": 0, "fmap_base": 256, "fmap_max": 24, "conv_clamp": 256}
+
+
+def convert(source: Path, out: Path, **options: Any) -> dict[str, Any]:
+    return run(ConvertRequest(source=str(source), out=str(out), license="other", **options))
+
+
+def draws(bundle: Path, net: str, name: str, psi: tuple[float, ...] = (1.0, 0.7)) -> None:
+    """A bundle's generator gives the recorded styles and pictures."""
+    G, golden = network(read_bundle(bundle), net), recorded(name)
+    for value in psi:
+        call = f"out.{'G_ema' if net == 'G_ema' else 'G'}.psi{str(value).replace('1.0', '1').replace('.', '')}"
+        with torch.inference_mode():
+            w = G.map(golden["in.z"], psi=value)
+            close(w, golden[f"{call}.ws"])
+            # Beyond [-1, 1] too, where `synthesize` ends.
+            close(G.synthesis(w, "const"), golden[f"{call}.img"])
+
+
+def judges(bundle: Path, name: str) -> None:
+    golden = recorded(name)
+    with torch.inference_mode():
+        close(network(read_bundle(bundle), "D")(golden["in.img"]), golden["out.D.logits"].flatten())
+
+
+def test_an_nvidia_snapshot_draws_what_was_recorded(tmp_path: Path) -> None:
+    result = convert(golden(f"nvidia-pickle/{SG2}.pkl"), tmp_path / "b")
+    assert (result["model"], result["nets"]) == ("stylegan2", ["G", "G_ema", "D"])
+    draws(tmp_path / "b", "G_ema", SG2)
+    draws(tmp_path / "b", "G", SG2, (1.0,))
+    judges(tmp_path / "b", SG2)
+    bundle = read_bundle(tmp_path / "b")
+    assert bundle.config.items() >= {"clamp": 256.0, "num_fp16_res": 4, "w_beta": 0.995, "mbstd_group": 4}.items()
+    assert (bundle.card["trained_on"], bundle.card["augment"]["hue"]) == ("toy32", 1)
+    alone = convert(golden(f"nvidia-pickle/{SG2}.pkl"), tmp_path / "ema", net="G_ema")
+    assert alone["nets"] == ["G_ema"]
+
+
+def test_a_tensorflow_snapshot_draws_the_same(tmp_path: Path) -> None:
+    nets = {key: companion(SG2, key) for key in ("G", "D", "G_ema")}
+    file = write(tmp_path / "tf.pkl", tf_pickle(nets["G"], nets["D"], nets["G_ema"], **TF))
+    assert convert(file, tmp_path / "b")["nets"] == ["G", "G_ema", "D"]
+    draws(tmp_path / "b", "G_ema", SG2)
+    judges(tmp_path / "b", SG2)
+
+
+def checkpoint(path: Path, value: Any) -> Path:
+    torch.save(value, path)
+    return path
+
+
+def test_rosinalitys_checkpoint_draws_the_same(tmp_path: Path) -> None:
+    G, D = companion(SG2, "G_ema"), companion(SG2, "D")
+    value = {"g_ema": rosinality_generator(G), "d": rosinality_discriminator(D), "latent_avg": G["mapping.w_avg"]}
+    assert convert(checkpoint(tmp_path / "x.pt", value), tmp_path / "b")["nets"] == ["G_ema", "D"]
+    draws(tmp_path / "b", "G_ema", SG2)
+    judges(tmp_path / "b", SG2)
+
+
+@pytest.mark.parametrize("name, options", [("x.pth", {}), ("rgb.pth", {"channel_order": "bgr"})])
+def test_openmmlabs_checkpoint_draws_the_same_in_rgb(tmp_path: Path, name: str, options: dict[str, str]) -> None:
+    state = {f"generator_ema.{k}": t for k, t in openmmlab_names(rosinality_generator(companion(SG2, "G_ema"))).items()}
+    theirs = openmmlab_names(rosinality_discriminator(companion(SG2, "D")))
+    state |= {f"discriminator.{k}": t for k, t in theirs.items()}
+    file = checkpoint(tmp_path / name, {"meta": {"mmgen_version": "0.7"}, "state_dict": state})
+    convert(file, tmp_path / "b", **options)
+    # The layout has no mean style, so truncation is not the recorded one.
+    draws(tmp_path / "b", "G_ema", SG2, (1.0,))
+    judges(tmp_path / "b", SG2)
+
+
+def changed(name: str, *pairs: tuple[bytes, bytes]) -> bytes:
+    data = golden(f"nvidia-pickle/{name}.pkl").read_bytes()
+    for old, new in pairs:
+        assert old in data
+        data = data.replace(old, new)
+    return data
+
+
+HOSTILE = {
+    "another class": ([(b"cdnnlib.util\nEasyDict", b"cos.path_\nEasyDict")], "os.path_.EasyDict, which is code"),
+    "an unknown argument": ([(b"conv_clamp", b"conv_clomp")], "argument 'conv_clomp', which is not known"),
+    "a missing tensor": ([(b"noise_strength", b"noise_strangth")], "missing: 'synthesis.b4.conv1.noise_strength'"),
+    "absurd numbers": ([(b"channel_max", b"channel_nax")], "argument 'channel_nax'"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_snapshots(tmp_path: Path, kind: str) -> None:
+    pairs, why = HOSTILE[kind]
+    with pytest.raises(WeightsError) as e:
+        convert(write(tmp_path / "x.pkl", changed(SG2, *pairs)), tmp_path / "b")
+    assert why in e.value.why and e.value.hint and "\n" not in e.value.why
+    assert not (tmp_path / "b").exists()
+
+
+def tf_files(**kwargs: Any) -> bytes:
+    G = companion(SG2, "G")
+    return tf_pickle(G, companion(SG2, "D"), G, **{**TF, **kwargs})
+
+
+ABSURD = [
+    ({"resolution": 1 << 29}, "resolution: input should be less than or equal to 16384"),
+    ({"resolution": 48}, "its sides are 8, 16, 32"),
+    ({"fmap_max": "many"}, "channel_max: input should be a valid integer"),
+    ({"fmap_max": -1}, "channel_max: input should be greater than or equal to 1"),
+    ({"mapping_layers": 300}, "missing: 'mapping.fc2.weight'"),
+    ({"mapping_layers": [[]]}, "mapping_layers: input should be a valid integer"),
+    ({"label_size": 7}, "missing: 'mapping.embed"),
+]
+
+
+@pytest.mark.parametrize("kwargs, why", ABSURD, ids=str)
+def test_absurd_arguments(tmp_path: Path, kwargs: dict[str, Any], why: str) -> None:
+    with pytest.raises(WeightsError, match=why) as e:
+        convert(write(tmp_path / "x.pkl", tf_files(**kwargs)), tmp_path / "b")
+    assert e.value.hint and len(e.value.why) < 600 and not (tmp_path / "b").exists()
+
+
+def test_weights_that_are_not_finite(tmp_path: Path) -> None:
+    G = {**companion(SG2, "G")}
+    G["synthesis.b8.conv1.weight"] = torch.full_like(G["synthesis.b8.conv1.weight"], float("nan"))
+    file = write(tmp_path / "x.pkl", tf_pickle(companion(SG2, "G"), companion(SG2, "D"), G, **TF))
+    with pytest.raises(WeightsError, match=r"'synthesis.b8.conv1.weight' holds NaN or infinity"):
+        convert(file, tmp_path / "b")
+
+
+def test_a_discriminator_alone_is_no_model(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "d.pth", companion(SG2, "D"))
+    with pytest.raises(WeightsError, match="it holds only D of stylegan2"):
+        convert(file, tmp_path / "b")
+
+
+def test_the_command_line(ganctl: Shell) -> None:
+    file = golden(f"nvidia-pickle/{SG2}.pkl")
+    refused = ganctl("sample", file)
+    assert refused.code == 2 and f"hint: ganctl convert {file} -o BUNDLE/" in refused.err
+    done = ganctl.ok("convert", file, "-o", "b", "--json")
+    assert json.loads(done.out)["nets"] == ["G", "G_ema", "D"]
+    sampled = ganctl.ok("sample", "b", "--seeds", "0-3", "-o", "out", "-q")
+    assert len(sampled.lines) == 4
+
+
+def test_plain_records_are_refused_without_a_family(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no state dict"):
+        convert(write(tmp_path / "x.pkl", dumps({"G": None, "training_set_kwargs": {}})), tmp_path / "b")
