@@ -19,6 +19,19 @@ def interpolate(
         list[str] | None,
         typer.Option(metavar="F.npz…", help="From `sample --save-latents` or `invert`.", rich_help_panel=KEYS),
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            metavar="A[,B]",
+            help="Of a conditional model: in w from keyframe to keyframe. Default: drawn by each seed.",
+            rich_help_panel=KEYS,
+        ),
+    ] = None,
+    trunc: Annotated[
+        float | None,
+        typer.Option(metavar="PSI", help="Truncation. Default: the model card's, else 1.", rich_help_panel=KEYS),
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -31,10 +44,14 @@ def interpolate(
     ] = None,
     frames: Annotated[int, typer.Option(min=1, help="From one keyframe to the next.", rich_help_panel=VIDEO)] = 60,
     fps: Annotated[float, typer.Option(help="Frames per second; a GIF at most 50.", rich_help_panel=VIDEO)] = 30,
-    space: Annotated[Literal["z"], typer.Option(help="Where the path runs.", rich_help_panel=PATH)] = "z",
+    space: Annotated[
+        Literal["z", "w"] | None,
+        typer.Option(help="Where the path runs. Default: w where the model has it, else z.", rich_help_panel=PATH),
+    ] = None,
     method: Annotated[
-        Literal["lerp", "slerp", "cubic"], typer.Option(help="Line, arc or spline.", rich_help_panel=PATH)
-    ] = "slerp",
+        Literal["lerp", "slerp", "cubic"] | None,
+        typer.Option(help="Line, arc or spline. Default: cubic in w, slerp in z.", rich_help_panel=PATH),
+    ] = None,
     easing: Annotated[
         Literal["linear", "ease-in-out"], typer.Option(help="Speed between keyframes.", rich_help_panel=PATH)
     ] = "linear",
@@ -57,9 +74,10 @@ def interpolate(
     from ganctl.workflows.interpolate import InterpolateRequest, resolve, run
 
     request = InterpolateRequest(
-        model=model, seeds=seeds, latents=tuple(latents or ()), out=out, frames=frames, fps=fps, space=space,
-        method=method, easing=easing, loop=loop, grid=grid, num_keyframes=num_keyframes, shuffle_seed=shuffle_seed,
-        codec=codec, crf=crf, device=common.device, dtype=common.dtype, overwrite=common.overwrite,
+        model=model, seeds=seeds, latents=tuple(latents or ()), classes=classes, trunc=trunc, out=out,
+        frames=frames, fps=fps, space=space, method=method, easing=easing, loop=loop, grid=grid,
+        num_keyframes=num_keyframes, shuffle_seed=shuffle_seed, codec=codec, crf=crf,
+        device=common.device, dtype=common.dtype, overwrite=common.overwrite,
     )  # fmt: skip
     stream = show.binary_stdout() if out == "-" and not common.dry_run else None
     show.execute(partial(run, stdout=stream), request, check=resolve)

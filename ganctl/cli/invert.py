@@ -22,7 +22,16 @@ def invert(
         Literal["optimize", "encoder"] | None,
         typer.Option(help="Default: an autoencoder's encoder, else optimize.", rich_help_panel=SEARCH),
     ] = None,
-    space: Annotated[Literal["z"], typer.Option(help="Where to search.", rich_help_panel=SEARCH)] = "z",
+    space: Annotated[
+        Literal["z", "w", "w+"] | None,
+        typer.Option(
+            help="Where to search; w+ has a style for each layer. Default: w where the model has it, else z.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="In w and w+: search the noise maps too.", rich_help_panel=SEARCH)
+    ] = False,
     loss: Annotated[
         Literal["lpips", "l2", "lpips+l2"] | None,
         typer.Option(help="What is made small. Default: lpips where it is at hand, else l2.", rich_help_panel=SEARCH),
@@ -58,9 +67,9 @@ def invert(
 
     common = show.common()
     request = InvertRequest(
-        model=model, inputs=tuple(inputs or ()), out=out, method=method, space=space, loss=loss, steps=steps, lr=lr,
-        seed=seed, init=init, mask=mask, batch_size=batch_size, save_video=save_video, save_every=save_every,
-        recursive=recursive, from_file=from_file, device=common.device, overwrite=common.overwrite,
-        fail_fast=common.fail_fast,
+        model=model, inputs=tuple(inputs or ()), out=out, method=method, space=space, noise=noise,
+        loss=loss, steps=steps, lr=lr, seed=seed, init=init, mask=mask, batch_size=batch_size,
+        save_video=save_video, save_every=save_every, recursive=recursive, from_file=from_file,
+        device=common.device, overwrite=common.overwrite, fail_fast=common.fail_fast,
     )  # fmt: skip
     show.execute(run, request, line=lambda r: f"{r['path']}\t{r['psnr']:.2f}", bare=lambda r: r["path"], check=resolve)

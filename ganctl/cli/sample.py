@@ -7,7 +7,7 @@ import typer
 
 from ganctl.cli import show
 
-WHICH, HOW, WHERE = "Which images", "How", "Where to"
+WHICH, STYLE, MIX, HOW, WHERE = "Which images", "Style (StyleGAN family)", "Style mixing", "How", "Where to"
 
 
 # fmt: off
@@ -23,6 +23,20 @@ def sample(
         rich_help_panel=WHICH)] = None,
     latents: Annotated[list[str] | None, typer.Option(metavar="F.npz…", rich_help_panel=WHICH,
         help="In place of seeds: from --save-latents or invert.")] = None,
+    classes: Annotated[str | None, typer.Option("--class", metavar="ID|NAME|LIST|all", rich_help_panel=WHICH,
+        help="Of a conditional model, each for every seed. Default: drawn by the seed.")] = None,
+    trunc: Annotated[float | None, typer.Option(metavar="PSI", rich_help_panel=STYLE,
+        help="Truncation: 1 is none, 0 the mean picture. Default: the model card's, else 1.")] = None,
+    trunc_cutoff: Annotated[int | None, typer.Option(metavar="N", rich_help_panel=STYLE,
+        help="Truncate only the first N layers. Default: all.")] = None,
+    noise_mode: Annotated[Literal["const", "random", "none"] | None, typer.Option(rich_help_panel=STYLE,
+        help="Noise maps: the stored ones, fresh ones by the seed, or none. Default: const.")] = None,
+    rows: Annotated[str | None, typer.Option(metavar="SEEDS", rich_help_panel=MIX,
+        help="One sheet mix.png: each row's picture …")] = None,
+    cols: Annotated[str | None, typer.Option(metavar="SEEDS", rich_help_panel=MIX,
+        help="… with some layers' styles from each column's.")] = None,
+    styles: Annotated[str | None, typer.Option(metavar="LAYERS", rich_help_panel=MIX,
+        help="Which layers. Default: 0-6, or the first half of fewer than 14.")] = None,
     out: Annotated[str | None, typer.Option("-o", "--outdir", metavar="DIR|x.png|x.zip|-", rich_help_panel=WHERE,
         help="A folder, one image, a zip, or - for stdout (image, or tar of many). Default: out/MODEL/sample.")] = None,
     format: Annotated[Literal["png", "jpg", "webp", "npy"] | None, typer.Option(help="Default: png, or -o's suffix.",
@@ -30,7 +44,7 @@ def sample(
     quality: Annotated[int, typer.Option(help="Of jpg and webp, 1 to 100.", rich_help_panel=WHERE)] = 95,
     grid: Annotated[str | None, typer.Option(metavar="CxR", help="Also one sheet grid.png, columns x rows; with -o "
         "x.png or - only the sheet.", rich_help_panel=WHERE)] = None,
-    save_latents: Annotated[bool, typer.Option("--save-latents", help="Also seedNNNN.npz with z.",
+    save_latents: Annotated[bool, typer.Option("--save-latents", help="Also seedNNNN.npz with z and w.",
         rich_help_panel=WHERE)] = False,
     subdirs: Annotated[bool, typer.Option("--subdirs", help="1000 images per folder.", rich_help_panel=WHERE)] = False,
     size: Annotated[int | None, typer.Option(metavar="N", help="Resize to N pixels (shorter side). Default: native.",
@@ -48,8 +62,9 @@ def sample(
     from ganctl.workflows.sample import SampleRequest, resolve, run
 
     request = SampleRequest(
-        model=model, num=num, seed=seed, seeds=seeds, latents=tuple(latents or ()), out=out, format=format,
-        quality=quality, grid=grid, save_latents=save_latents, subdirs=subdirs, size=size,
+        model=model, num=num, seed=seed, seeds=seeds, latents=tuple(latents or ()), classes=classes,
+        trunc=trunc, trunc_cutoff=trunc_cutoff, noise_mode=noise_mode, rows=rows, cols=cols, styles=styles,
+        out=out, format=format, quality=quality, grid=grid, save_latents=save_latents, subdirs=subdirs, size=size,
         batch_size=show.auto_number("--batch-size", batch_size), device=common.device, dtype=common.dtype,
         overwrite=common.overwrite,
     )

@@ -2,11 +2,13 @@
 
 min_z d(m ⊙ G(z), m ⊙ x) by Adam through a frozen generator (Zhu et al. 2016, arXiv:1609.03552, eq. 4; Lipton & Tripathi
 2017, arXiv:1702.04782), with the learning rate schedule of StyleGAN2's projector (Karras et al. 2020, app. D).
+`descend` is the search, in whatever space; `optimize` runs it in z.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -20,6 +22,12 @@ MAX_PSNR = 100.0
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """How far pictures [n, c, h, w] lie from given ones, under a mask [n, 1, h, w] or None: one number each, [n]."""
+
+Maps = Mapping[str, Tensor]
+"""Noise maps by their buffers' names, where they are searched too; empty where not."""
+
+Picture = Callable[[Tensor, Maps], Tensor]
+"""Images [n, c, h, w] of points [n, *p] and of the noise maps."""
 
 
 @config
@@ -44,16 +52,20 @@ class Step:
 
     step: int
     loss: Float[Tensor, " n"]
-    z: Float[Tensor, "n *z"]
+    latent: Float[Tensor, "n *p"]
+    picture: Callable[[], Float[Tensor, "n c h w"]]
+    """Their pictures, drawn when they are asked for."""
 
 
 @dataclass(frozen=True)
 class Inversion:
     """The best latent of each image, its picture in the generator's range, and the loss there."""
 
-    z: Float[Tensor, "n *z"]
+    latent: Float[Tensor, "n *p"]
     x: Float[Tensor, "n c h w"]
     loss: Float[Tensor, " n"]
+    maps: Maps = field(default_factory=dict)
+    """Its noise maps, where they were searched."""
 
 
 def squared_error(
@@ -82,37 +94,86 @@ def optimize(
     pixels where `mask` is 1 count. Images do not influence each other: Adam works on each number alone. Raises
     GanctlError when the loss or a gradient is not finite.
     """
+    start = start_points(G, len(x), cfg, init).to(x)
+    return descend(
+        lambda z, _: G.sample(z), start.unflatten(0, (len(x), -1)), x, cfg, on_step, mask=mask, distance=distance
+    )
+
+
+def descend(
+    picture: Picture,
+    start: Float[Tensor, "n s *p"],
+    x: Float[Tensor, "n c h w"],
+    cfg: InvertConfig,
+    on_step: Callable[[Step], None] = lambda _: None,
+    *,
+    mask: Float[Tensor, "n 1 h w"] | None = None,
+    distance: Loss = squared_error,
+    jitter: Callable[[float], Tensor] | None = None,
+    maps: Maps | None = None,
+    penalty: Callable[[Maps], Tensor] | None = None,
+) -> Inversion:
+    """The search itself, from s starts for each image.
+
+    `jitter(t)` [*p] is added to every point at time t = 0 … 1. `maps` move too, which needs one start of one image;
+    their `penalty` is added to the loss, and after each step they are brought back to mean 0 and variance 1.
+    """
     if not torch.isfinite(x).all():
         raise GanctlError("cannot invert the image", "it holds NaN or infinite values")
-    n, starts = x.shape[0], cfg.starts
-    z = start_points(G, n, cfg, init).to(x)  # [n·starts, *z], the starts of an image side by side
+    n, starts = start.shape[:2]
+    points = start.flatten(0, 1).clone().requires_grad_(True)  # the starts of an image side by side
+    moving = {name: value.clone().requires_grad_(True) for name, value in (maps or {}).items()}
     target = x.repeat_interleave(starts, 0)
     masks = None if mask is None else mask.repeat_interleave(starts, 0)
 
-    z.requires_grad_(True)
-    adam = torch.optim.Adam([z], lr=cfg.lr)
-    best_z = z.detach().clone()
+    adam = torch.optim.Adam([points, *moving.values()], lr=cfg.lr)
+    best, best_maps = points.detach().clone(), {name: value.detach() for name, value in moving.items()}
     best_loss = torch.full((n * starts,), math.inf, device=x.device)
     for step in range(cfg.steps + 1):
+        t = step / cfg.steps
         with torch.enable_grad():
-            error = distance(target, G.sample(z), masks)
+            tried = points if jitter is None else points + jitter(t).to(points)
+            error = distance(target, picture(tried, moving), masks)
+            total = error.sum() if penalty is None else error.sum() + penalty(moving)
         loss = error.detach()
         if not torch.isfinite(loss).all():
             raise GanctlError("the inversion broke off", f"the loss is not finite at step {step}", "try a smaller --lr")
         better = loss < best_loss
         best_loss = torch.where(better, loss, best_loss)
-        best_z = torch.where(better.reshape(-1, *[1] * (z.ndim - 1)), z.detach(), best_z)
-        on_step(Step(step, *_best_start(best_loss, best_z, n)))
+        best = torch.where(better.reshape(-1, *[1] * (best.ndim - 1)), tried.detach(), best)
+        if moving and better.all():
+            best_maps = {name: value.detach().clone() for name, value in moving.items()}
+        found = _best_start(best_loss, best, n)
+        on_step(Step(step, *found, partial(_drawn, picture, found[1], best_maps)))
         if step == cfg.steps:
             break
-        adam.param_groups[0]["lr"] = cfg.lr * schedule(step / cfg.steps, cfg)
-        (z.grad,) = torch.autograd.grad(error.sum(), z)
-        if not torch.isfinite(z.grad).all():
+        adam.param_groups[0]["lr"] = cfg.lr * schedule(t, cfg)
+        _step(adam, total, step)
+        normalize(moving)
+    loss, latent = _best_start(best_loss, best, n)
+    return Inversion(latent, _drawn(picture, latent, best_maps), loss, best_maps)
+
+
+def _step(adam: torch.optim.Adam, total: Tensor, step: int) -> None:
+    leaves = adam.param_groups[0]["params"]
+    for leaf, gradient in zip(leaves, torch.autograd.grad(total, leaves), strict=True):
+        if not torch.isfinite(gradient).all():
             raise GanctlError("the inversion broke off", f"a gradient is not finite at step {step}")
-        adam.step()
-    loss, found = _best_start(best_loss, best_z, n)
+        leaf.grad = gradient
+    adam.step()
+
+
+def _drawn(picture: Picture, latent: Tensor, maps: Maps) -> Tensor:
     with torch.no_grad():
-        return Inversion(found, G.sample(found), loss)
+        return picture(latent, maps)
+
+
+def normalize(maps: Maps) -> None:
+    """Brings every noise map back to mean 0 and variance 1, in place (Karras et al. 2020, app. D)."""
+    with torch.no_grad():
+        for value in maps.values():
+            value -= value.mean()
+            value *= value.square().mean().rsqrt()
 
 
 def start_points(G: Sampler, n: int, cfg: InvertConfig, init: Tensor | None) -> Tensor:

@@ -1,6 +1,7 @@
-"""Latent files: the .npz that `sample --save-latents` and `invert` write, and `--latents` reads."""
+"""Latent files: the .npz that `sample --save-latents` and `invert` write, and `--latents` reads: z, w, or both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,21 +12,39 @@ if TYPE_CHECKING:
     import numpy as np
 
 MAX_LATENTS = 1_000_000
+NOISE = "noise."
+"""Before the name of a noise map's buffer: `invert --noise` keeps the maps beside w."""
+
+
+@dataclass(frozen=True)
+class LatentFile:
+    """The latents of one file, all of one space."""
+
+    path: Path
+    space: str
+    """z or w."""
+    rows: "np.ndarray"
+    """float32 [n, *shape]"""
+    c: tuple[int, ...] | None = None
+    """The class of each row, where the file says so."""
+    maps: "Mapping[str, np.ndarray]" = field(default_factory=dict)
+    """float32 noise maps by their buffers' names, of a file of one w."""
 
 
 def read_latents(
-    paths: Sequence[str | Path], *, model: str, revision: str, shape: tuple[int, ...]
-) -> "list[tuple[Path, np.ndarray]]":
-    """The latents of each file, as float32 [n, *shape], in the order given.
+    paths: Sequence[str | Path], *, model: str, revision: str, shapes: Mapping[str, tuple[int, ...]]
+) -> list[LatentFile]:
+    """The latents of each file, in the order given.
 
-    A file holds `z`, either [*shape] or [n, *shape]; `model` and `revision` say who made it. Raises UsageError for a
-    file without `z`, of another shape, or of another model (naming both); all faults at once, at most five.
+    `shapes` has the shape of a latent in each space that will do, the preferred one first. A file holds an array by a
+    space's name, [*shape] or [n, *shape]; `model` and `revision` say who made it. Raises UsageError for a file without
+    such an array, of another shape, or of another model (naming both); all faults at once, at most five.
     """
     faults: list[UsageError] = []
-    found: list[tuple[Path, np.ndarray]] = []
+    found: list[LatentFile] = []
     for path in map(Path, paths):
         try:
-            found.append((path, _read(path, model, revision, shape)))
+            found.append(_read(path, model, revision, shapes))
         except UsageError as e:
             faults.append(e)
     if faults:
@@ -35,13 +54,13 @@ def read_latents(
             more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
             why = "; ".join(e.message for e in faults[:5]) + more
         raise UsageError(what, why, "latents work only with the model that made them")
-    count = sum(len(z) for _, z in found)
+    count = sum(len(file.rows) for file in found)
     if count > MAX_LATENTS:
         raise UsageError("cannot use --latents", f"the files hold {count:,} latents, more than {MAX_LATENTS:,}")
     return found
 
 
-def _read(path: Path, model: str, revision: str, shape: tuple[int, ...]) -> "np.ndarray":
+def _read(path: Path, model: str, revision: str, shapes: Mapping[str, tuple[int, ...]]) -> LatentFile:
     import numpy as np
 
     arrays = read_npz(path)
@@ -53,18 +72,25 @@ def _read(path: Path, model: str, revision: str, shape: tuple[int, ...]) -> "np.
             f"they were made with {quoted(made_by or '?')} (revision {quoted(made_at[:12])}), "
             f"not with {quoted(model)} (revision {quoted(revision[:12])})",
         )
-    if "z" not in arrays:
-        raise UsageError(where, f"there is no array 'z', only {', '.join(map(quoted, list(arrays)[:5]))}")
-    z = arrays["z"]
-    if z.shape == shape:
-        z = z[None]
-    if z.shape[1:] != shape or z.dtype.kind not in "fiu" or len(z) == 0:
-        raise UsageError(where, f"'z' has shape {z.shape}, {quoted(model)} takes {('n', *shape)}")
+    space = next((name for name in shapes if name in arrays), None)
+    if space is None:
+        wanted = " or ".join(map(quoted, shapes))
+        raise UsageError(where, f"there is no array {wanted}, only {', '.join(map(quoted, list(arrays)[:5]))}")
+    rows, shape = arrays[space], shapes[space]
+    if rows.shape == shape:
+        rows = rows[None]
+    if rows.shape[1:] != shape or rows.dtype.kind not in "fiu" or len(rows) == 0:
+        raise UsageError(where, f"{quoted(space)} has shape {rows.shape}, {quoted(model)} takes {('n', *shape)}")
     with np.errstate(over="ignore"):
-        z = z.astype(np.float32)
-    if not np.isfinite(z).all():
-        raise UsageError(where, "'z' holds numbers beyond float32")
-    return z
+        rows = rows.astype(np.float32)
+    if not np.isfinite(rows).all():
+        raise UsageError(where, f"{quoted(space)} holds numbers beyond float32")
+    c = arrays.get("class")
+    if c is not None and (c.dtype.kind not in "iu" or c.size not in (1, len(rows))):
+        raise UsageError(where, f"'class' has shape {c.shape} and type {c.dtype}, it holds one whole number a latent")
+    maps = {name.removeprefix(NOISE): value for name, value in arrays.items() if name.startswith(NOISE)}
+    maps = {name: value.astype(np.float32) for name, value in maps.items() if space == "w" and len(rows) == 1}
+    return LatentFile(path, space, rows, None if c is None else tuple(np.resize(c, len(rows)).tolist()), maps)
 
 
 def _text(arrays: "dict[str, np.ndarray]", name: str) -> str:

@@ -40,6 +40,13 @@ def parse_seeds(text: str, *, option: str = "--seeds") -> list[int]:
     return [seed for part in ranges for seed in part]
 
 
+def seed_class(seed: int, classes: int) -> int:
+    """The class, 0 … classes - 1, of a seed's picture where none was asked for. Independent of the seed's z."""
+    import numpy as np
+
+    return int(np.random.RandomState([seed, 1]).randint(classes))
+
+
 def seed_text(seeds: Sequence[int]) -> str:
     """The inverse of `parse_seeds`, [0, 1, 2, 85] → '0-2,85'; a digest where that is too long for a file's request."""
     parts: list[list[int]] = []

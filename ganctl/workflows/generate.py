@@ -10,9 +10,9 @@ from ganctl.io.progress import Reporter
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
     from ganctl.load import Model
+    from ganctl.nn.drawing import Drawing, Latent
 
 AUTO_BATCH = 32
 SMALL = 64 * 64
@@ -44,13 +44,14 @@ def half_precision(model: "Model", dtype: str, reporter: Reporter) -> str | None
 
 def pictures(
     model: "Model",
-    latents: "Iterable[Tensor]",
+    latents: "Iterable[Latent]",
     *,
+    drawing: "Drawing | None" = None,
     batch: int | None = None,
     half: str | None = None,
     reporter: Reporter,
-) -> "Iterator[tuple[Tensor, np.ndarray]]":
-    """(z [*z], uint8 [H, W, C]) of each latent, in order; none is taken before it is needed.
+) -> "Iterator[tuple[Latent, np.ndarray]]":
+    """(the latent with its w, uint8 [H, W, C]) of each latent, in order; none is taken before it is needed.
 
     `batch` latents are computed together on a GPU, by default 32, and half as many each time memory is short. Raises
     DeviceError when one alone does not fit, GanctlError when the network gives NaN.
@@ -58,19 +59,19 @@ def pictures(
     import torch
 
     from ganctl.io.images import to_pixels
+    from ganctl.nn.drawing import Drawing, draw
 
     # On the CPU one by one: how a convolution splits its sums depends on the batch, and bytes must not.
     size = 1 if model.device.type == "cpu" else batch or AUTO_BATCH
     latents = iter(latents)
     part = list(itertools.islice(latents, size))
     while part:
-        now = part[:size]
         try:
             with _computing(model, half):
-                x = model.net.sample(torch.stack(now).to(model.device))
+                x, now = draw(model.net, part[:size], drawing or Drawing(), model.device)
             pixels = to_pixels(x, model.net.x.range)
         except torch.OutOfMemoryError as e:
-            size = _halved(model, len(now), e, reporter)
+            size = _halved(model, len(part[:size]), e, reporter)
             continue
         yield from zip(now, pixels, strict=True)
         part = part[size:] or list(itertools.islice(latents, size))

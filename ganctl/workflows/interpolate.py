@@ -2,64 +2,41 @@
 
 import hashlib
 import itertools
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
-from ganctl.catalog import check_name
 from ganctl.config import config
 from ganctl.errors import UsageError, quoted
-from ganctl.io.outputs import check_writable, default_folder, request_for, shown_name, status_of
+from ganctl.io.outputs import request_for, request_in, shown_name, status_of
 from ganctl.io.progress import SILENT, Reporter
-from ganctl.io.seeds import parse_seeds, seed_text
-from ganctl.io.video import MAX_FRAME_PIXELS, MAX_GIF_FPS, need_av, write_gif, write_video, write_y4m
+from ganctl.io.seeds import seed_class, seed_text
+from ganctl.io.video import MAX_FRAME_PIXELS, write_gif, write_video, write_y4m
 from ganctl.workflows.generate import half_precision, load_sampler, pictures
+from ganctl.workflows.interpolate_plan import (
+    InterpolateRequest,
+    Target,
+    check,
+    counts,
+    keyframe_seeds,
+    parse_grid,
+    resolve,
+)
 from ganctl.workflows.pipeline import in_order
+from ganctl.workflows.sample_items import check_settled
+from ganctl.workflows.styles import one_class, pick_classes, shapes, without_w
 from ganctl.workflows.targets import STREAM
+
+__all__ = ["InterpolateReport", "InterpolateRequest", "check", "resolve", "run"]
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
     from ganctl.load import Model
-
-CODECS = {".mp4": "h264", ".webm": "vp9", ".gif": "gif"}
-SUFFIXES = {codec: suffix for suffix, codec in CODECS.items()}
-DEFAULT_SEEDS = 6
-MAX_FRAMES = 1_000_000
-MAX_KEYFRAMES = 1_000_000
-
-
-@config
-class InterpolateRequest:
-    model: str
-    seeds: str | None = None
-    """Keyframes by seed, as in '3,85,100-104'; None without latents: 0-5, or six for each cell of a grid."""
-    latents: tuple[str, ...] = ()
-    """Keyframes from .npz files, in order."""
-    out: str | None = None
-    """x.mp4, x.webm, x.gif, a folder of frames, '-' for y4m; None: out/<model>/interpolate/walk.gif."""
-    frames: int = 60
-    """From one keyframe to the next."""
-    fps: float = 30.0
-    space: Literal["z"] = "z"
-    method: Literal["lerp", "slerp", "cubic"] = "slerp"
-    easing: Literal["linear", "ease-in-out"] = "linear"
-    loop: bool = True
-    grid: str = "1x1"
-    """WxH: several walks side by side."""
-    num_keyframes: int | None = None
-    """Of each walk; None shares the keyframes out evenly. More than there are: they repeat."""
-    shuffle_seed: int | None = None
-    codec: Literal["h264", "vp9", "gif", "png"] | None = None
-    """None goes by the suffix of `out`."""
-    crf: int = 18
-    """Quality of h264 and vp9: 0 best … 51 (h264) or 63 (vp9) worst."""
-    device: str = "auto"
-    dtype: str = "auto"
-    overwrite: bool = False
+    from ganctl.nn.drawing import Drawing
+    from ganctl.nn.interpolation import Method
 
 
 @config
@@ -70,11 +47,25 @@ class InterpolateReport:
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where the walk goes and how it is encoded."""
+class Way:
+    """Where the path runs and how."""
 
-    path: Path | None
-    codec: str
+    space: str
+    method: "Method"
+    drawing: "Drawing | None"
+    """Of a style-based model."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The given keyframes."""
+
+    rows: "Tensor"
+    """[n, *z] or [n, l, w]"""
+    classes: "Sequence[int | None]"
+    """Of each."""
+    digest: str | None = None
+    """Of what came from files."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +74,11 @@ class Walk:
 
     request: InterpolateRequest
     model: "Model"
+    way: Way
     keys: "Tensor"
-    """[cells, keyframes, *z], cells row by row."""
+    """[cells, keyframes, *z] or, in w, [cells, keyframes, l, w], cells row by row."""
+    classes: "Sequence[int | None]"
+    """Of each cell, in z."""
     positions: "Tensor"
     """[frames], in units of keyframes."""
     half: str | None
@@ -104,9 +98,11 @@ def run(
         return done
     model = load_sampler(request.model, request.device, reporter)
     half = half_precision(model, request.dtype, reporter)
-    given, digest = _keyframes(request, model)
-    walk = _plan_walk(request, model, given, half)
-    made = _fields(request, target, model.revision, digest, half)
+    way = _way(request, model)
+    keys = _keyframes(request, model, way)
+    walk = _plan_walk(request, model, way, keys, half)
+    style = request.style.record(model.card) if way.drawing else {}
+    made = _fields(request, target, model.revision, way, style, latents=keys.digest, half=half)
     if target.codec == "png" and target.path is not None:
         return _write_frames(target.path, walk, made, reporter)
     count = len(walk.positions)
@@ -129,12 +125,17 @@ def _is_there(request: InterpolateRequest, target: Target, reporter: Reporter) -
     path = target.path
     if path is None or not path.is_file() or request.overwrite or request.latents or request.dtype in ("fp16", "bf16"):
         return None
+    # A file of the same request knows whether its model is a style-based one.
+    styled = "trunc" in (request_in(path) or {})
+    if request.classes is not None or (not styled and (request.space == "w" or request.style.options())):
+        return None
     from ganctl.load import open_bundle
 
-    _, revision = open_bundle(request.model, reporter=reporter)
-    if status_of(path, _fields(request, target, revision, None, None)) != "exists":
+    bundle, revision = open_bundle(request.model, reporter=reporter)
+    style = request.style.record(bundle.card) if styled else {}
+    if status_of(path, _fields(request, target, revision, _chosen(request, styled), style)) != "exists":
         return None
-    _, _, count = _counts(request, len(_seeds(request)))
+    _, _, count = counts(request, len(keyframe_seeds(request)))
     return _tell(request, path, count, revision, "exists", reporter)
 
 
@@ -146,164 +147,121 @@ def _tell(
     return InterpolateReport(path=str(path), frames=frames, status=status)
 
 
-def check(request: InterpolateRequest) -> Target:
-    """The cheap checks: options that go together, a known target and its encoder, files there. Raises UsageError."""
-    parse_grid(request.grid)
-    if not 0.01 <= request.fps <= 1000:  # NaN is neither
-        raise UsageError(f"cannot use --fps {request.fps}", "it must be 0.01 to 1000")
-    if request.frames < 1:
-        raise UsageError(f"cannot use --frames {request.frames}", "it must be at least 1")
-    if request.seeds is not None and request.latents:
-        raise UsageError("cannot use --seeds with --latents", "both give the keyframes", "keep one")
-    missing = [p for p in request.latents if not Path(p).is_file()]
-    if missing:
-        raise UsageError(f"cannot use --latents {quoted(missing[0])}", f"no such file ({len(missing)} missing)")
-    if not request.latents:
-        _counts(request, len(_seeds(request)))
-    target = pick_target(request)
-    name = quoted(target.path or STREAM)
-    if target.codec in ("h264", "vp9"):
-        need_av(f"cannot write {name}")
-        worst = 51 if target.codec == "h264" else 63
-        if not 0 <= request.crf <= worst:
-            raise UsageError(f"cannot use --crf {request.crf}", f"{target.codec} takes 0 … {worst}")
-    if target.codec == "gif" and request.fps > MAX_GIF_FPS:
-        why = f"a GIF shows at most {MAX_GIF_FPS:.0f} frames per second, --fps is {request.fps:g}"
-        raise UsageError(f"cannot write {name}", why, f"--fps {MAX_GIF_FPS:.0f}")
-    check_name(request.model)
-    if target.path is not None:
-        check_writable(target.path, folder=target.codec == "png")
-    return target
+def _chosen(request: InterpolateRequest, styled: bool) -> Way:
+    space = request.space or ("w" if styled else "z")
+    return Way(space, request.method or ("cubic" if space == "w" else "slerp"), None)
 
 
-def resolve(request: InterpolateRequest) -> InterpolateRequest:
-    """The checked request with every default filled in: what --dry-run prints. Raises UsageError."""
-    target = check(request)
-    codec = None if target.path is None else target.codec
-    out = str(target.path or STREAM)
-    if request.latents:
-        return replace(request, out=out, codec=codec)
-    seeds = _seeds(request)
-    _, keyframes, _ = _counts(request, len(seeds))
-    return replace(request, out=out, codec=codec, seeds=seed_text(seeds), num_keyframes=keyframes)
+def _way(request: InterpolateRequest, model: "Model") -> Way:
+    """Raises UsageError for w and truncation of a model without W."""
+    from ganctl.protocols import StyleSampler
+
+    styled = isinstance(model.net, StyleSampler)
+    if request.space == "w" and not styled:
+        raise without_w("--space w", model)
+    return replace(_chosen(request, styled), drawing=request.style.drawing(model))
 
 
-def pick_target(request: InterpolateRequest) -> Target:
-    """File, folder or stream, and its codec. Raises UsageError when suffix and --codec disagree."""
-    if request.out == STREAM:
-        if request.codec:
-            raise UsageError(f"cannot use --codec {request.codec} with -o -", "the stream is y4m", "pipe it to ffmpeg")
-        return Target(None, "y4m")
-    if request.out is None:
-        folder = default_folder(request.model, "interpolate")
-        codec = request.codec or "gif"
-        return Target(folder if codec == "png" else folder / f"walk{SUFFIXES[codec]}", codec)
-    if not request.out.strip():
-        raise UsageError("cannot use -o ''", "the name is empty")
-    path = Path(request.out).expanduser()
-    suffix = "" if path.is_dir() or request.out.endswith("/") else path.suffix.lower()
-    by_suffix = CODECS.get(suffix)
-    if suffix in (".png", ".jpg", ".jpeg", ".webp", ".zip", ".mov", ".avi", ".mkv", ".m4v"):
-        why = f"a walk is written as {', '.join(CODECS)} or a folder of frames"
-        raise UsageError(f"cannot write {quoted(request.out)}", why, "for example -o walk.gif, or -o frames/")
-    if request.codec and request.codec != (by_suffix or "png"):
-        wanted = SUFFIXES.get(request.codec, "/")
-        why = f"its name means {by_suffix or 'a folder of png frames'}, --codec says {request.codec}"
-        raise UsageError(f"cannot write {quoted(request.out)}", why, f"-o {path.stem}{wanted}")
-    codec = by_suffix or "png"
-    return Target(path, codec)
+def _keyframes(request: InterpolateRequest, model: "Model", way: Way) -> Keys:
+    """The given keyframes, each of its own class where the model has classes; in w, mapped one by one as `sample` does.
 
-
-def parse_grid(grid: str) -> tuple[int, int]:
-    """'WxH' → (columns, rows). Raises UsageError."""
-    match = re.fullmatch(r"([0-9]{1,3})[xX×]([0-9]{1,3})", grid)
-    if not match or int(match[1]) * int(match[2]) == 0:
-        raise UsageError(f"cannot use --grid {quoted(grid)}", "it is not WxH with numbers from 1", "e.g. --grid 3x2")
-    return int(match[1]), int(match[2])
-
-
-def _seeds(request: InterpolateRequest) -> list[int]:
-    if request.seeds is not None:
-        return parse_seeds(request.seeds)
-    columns, rows = parse_grid(request.grid)
-    count = (request.num_keyframes or DEFAULT_SEEDS) * columns * rows
-    return list(range(min(count, MAX_KEYFRAMES + 1)))
-
-
-def _counts(request: InterpolateRequest, given: int) -> tuple[int, int, int]:
-    """(walks, keyframes of each, frames) for so many given keyframes.
-
-    Raises UsageError when these do not come out even, are fewer than two, or make too many frames.
+    Raises UsageError for --class and --trunc that do not go with the model or with a w that comes from a file.
     """
-    columns, rows = parse_grid(request.grid)
-    cells = columns * rows
-    if max(given, cells * (request.num_keyframes or 0)) > MAX_KEYFRAMES:
-        raise UsageError("cannot interpolate", f"these would be more than {MAX_KEYFRAMES:,} keyframes")
-    if request.num_keyframes is None and given % cells:
-        why = f"{given} keyframes do not share out evenly to {cells} walks"
-        hint = f"give a multiple of {cells} seeds, or --num-keyframes"
-        raise UsageError(f"cannot use --grid {request.grid}", why, hint)
-    keyframes = request.num_keyframes or given // cells
-    if keyframes < 2:
-        raise UsageError("cannot interpolate", f"a walk needs two keyframes, there is {keyframes}", "--seeds 0-5")
-    frames = keyframes * request.frames if request.loop else (keyframes - 1) * request.frames + 1
-    if frames > MAX_FRAMES:
-        raise UsageError("cannot interpolate", f"these would be {frames:,} frames, more than {MAX_FRAMES:,}")
-    return cells, keyframes, frames
-
-
-def _keyframes(request: InterpolateRequest, model: "Model") -> "tuple[Tensor, str | None]":
-    """The given keyframes [n, *z], and a digest of them when they come from files."""
-    import numpy as np
     import torch
 
     from ganctl.io.latents import read_latents
+    from ganctl.nn.drawing import Drawing, Latent, styles
+    from ganctl.nn.precision import inference
+    from ganctl.protocols import classes_of
 
-    if not request.latents:
-        return model.net.prior(_seeds(request)), None
-    shape = tuple(model.net.prior([0]).shape[1:])
-    name = shown_name(request.model)
-    found = read_latents(request.latents, model=name, revision=model.revision, shape=shape)
-    z = np.concatenate([z for _, z in found])
-    return torch.from_numpy(z), hashlib.sha256(z.tobytes()).hexdigest()[:32]
+    label, chosen = classes_of(model.net), _classes(request, model)
+    latents: list[Latent] = []
+    digest = None
+    if request.latents:
+        wanted = {space: shape for space, shape in shapes(model).items() if way.space == "w" or space == "z"}
+        files = read_latents(request.latents, model=shown_name(model.name), revision=model.revision, shapes=wanted)
+        check_settled(files, {"--class": request.classes, "--trunc": request.trunc})
+        for file in files:
+            for i, row in enumerate(file.rows):
+                c = one_class(str(file.c[i]), label.n, label.names) if file.c and label else None
+                one = torch.from_numpy(row.copy())
+                latents.append(Latent(len(latents), c=c, w=one) if file.space == "w" else Latent(len(latents), one, c))
+        data = b"".join(file.rows.tobytes() + str(file.c or "").encode() for file in files)
+        digest = hashlib.sha256(data).hexdigest()[:32]
+    else:
+        seeds = keyframe_seeds(request)
+        latents = [Latent(seed, z=z) for seed, z in zip(seeds, model.net.prior(seeds), strict=True)]
+    if label is not None:
+        for i, latent in enumerate(latents):
+            c = chosen[i % len(chosen)] if chosen else latent.c
+            latents[i] = replace(latent, c=seed_class(latent.seed, label.n) if c is None else c)
+    rows = [latent.z for latent in latents]
+    if way.space == "w":
+        with inference(model.device):
+            rows = [styles(model.net, [one], way.drawing or Drawing(), model.device)[0].cpu() for one in latents]
+    return Keys(torch.stack([row for row in rows if row is not None]), [latent.c for latent in latents], digest)
 
 
-def _plan_walk(request: InterpolateRequest, model: "Model", given: "Tensor", half: str | None) -> Walk:
+def _classes(request: InterpolateRequest, model: "Model") -> list[int] | None:
+    """The classes of --class A[,B], in order. Raises UsageError as `pick_classes` does."""
+    if request.classes is None:
+        return None
+    return [c for part in request.classes.split(",") for c in pick_classes(part, model) or ()]
+
+
+def _plan_walk(request: InterpolateRequest, model: "Model", way: Way, given: Keys, half: str | None) -> Walk:
     """Keyframes shared out to the cells. Raises UsageError as `_counts` does, and when a frame would be too large."""
     import numpy as np
     import torch
 
     from ganctl.nn.interpolation import positions
 
-    cells, keyframes, _ = _counts(request, len(given))
+    cells, keyframes, _ = counts(request, len(given.rows))
     columns, rows = parse_grid(request.grid)
     height, width = model.net.x.size
     if columns * width * rows * height > MAX_FRAME_PIXELS:
         why = f"a frame would have {columns * width} x {rows * height} pixels, more than {MAX_FRAME_PIXELS:,}"
         raise UsageError(f"cannot use --grid {request.grid}", why, "use a smaller grid")
     # The order of Karras et al.'s gen_video: seeds repeat when there are too few, then are shuffled.
-    order = np.arange(cells * keyframes) % len(given)
+    order = np.arange(cells * keyframes) % len(given.rows)
     if request.shuffle_seed is not None:
         np.random.RandomState(request.shuffle_seed).shuffle(order)
-    keys = given[torch.from_numpy(order)].reshape(cells, keyframes, *given.shape[1:])
-    return Walk(
-        request, model, keys, positions(keyframes, request.frames, easing=request.easing, loop=request.loop), half
-    )
+    keys = given.rows[torch.from_numpy(order)].reshape(cells, keyframes, *given.rows.shape[1:])
+    classes = [given.classes[i] for i in order[::keyframes]]
+    if request.classes is not None and way.space == "z":
+        chosen = _classes(request, model) or []
+        if len(chosen) > cells:
+            told = "there is 1 walk" if cells == 1 else f"there are {cells} walks"
+            why = f"a walk in z has one class, and {told} for {len(chosen)}"
+            raise UsageError(f"cannot use --class {quoted(request.classes)}", why, "use --space w, or a --grid")
+        classes = [chosen[i % len(chosen)] for i in range(cells)]
+    times = positions(keyframes, request.frames, easing=request.easing, loop=request.loop)
+    return Walk(request, model, way, keys, classes, times, half)
 
 
 def _fields(
-    request: InterpolateRequest, target: Target, revision: str, latents: str | None, half: str | None
+    request: InterpolateRequest,
+    target: Target,
+    revision: str,
+    way: Way,
+    style: Mapping[str, Any],
+    *,
+    latents: str | None = None,
+    half: str | None = None,
 ) -> dict[str, Any]:
     """What the file depends on; kept inside it."""
     return request_for(
         "interpolate",
         request.model,
         revision,
-        seeds=None if request.latents else seed_text(_seeds(request)),
+        seeds=None if request.latents else seed_text(keyframe_seeds(request)),
         latents=latents,
         frames=request.frames,
         fps=None if target.codec == "png" else request.fps,
-        method=request.method,
+        space="w" if way.space == "w" else None,
+        method=way.method,
+        **{"class": request.classes},
+        **style,
         easing=request.easing,
         loop=request.loop,
         grid=request.grid,
@@ -319,12 +277,17 @@ def render(walk: Walk, wanted: "range | list[int]", reporter: Reporter) -> "Iter
     """The frames of the given numbers as uint8 [H, W, C], cells side by side."""
     import numpy as np
 
+    from ganctl.nn.drawing import Latent
     from ganctl.nn.interpolation import walk as path
 
-    paths = [path(keys, walk.request.method, loop=walk.request.loop) for keys in walk.keys]
+    way = walk.way
+    paths = [path(keys, way.method, loop=walk.request.loop) for keys in walk.keys]
     # One position at a time, so that a frame does not depend on which others are still missing.
-    latents = (p(walk.positions[i : i + 1])[0] for i in wanted for p in paths)
-    made = (pixels for _, pixels in pictures(walk.model, latents, half=walk.half, reporter=reporter))
+    cells = list(zip(paths, walk.classes, strict=True))
+    points = ((p(walk.positions[i : i + 1])[0], c) for i in wanted for p, c in cells)
+    latents = (Latent(w=one) if way.space == "w" else Latent(z=one, c=c) for one, c in points)
+    drawn = pictures(walk.model, latents, drawing=way.drawing, half=walk.half, reporter=reporter)
+    made = (pixels for _, pixels in drawn)
     columns, _ = parse_grid(walk.request.grid)
     for done in range(1, len(wanted) + 1):
         rows = [np.concatenate(list(itertools.islice(made, columns)), 1) for _ in range(len(paths) // columns)]

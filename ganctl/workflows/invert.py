@@ -1,64 +1,45 @@
 """`ganctl invert`: the latent behind a picture, by optimisation, or by an autoencoder's own encoder."""
 
 import hashlib
-import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from ganctl.catalog import check_name
 from ganctl.config import config
-from ganctl.errors import DeviceError, GanctlError, UsageError, quoted
-from ganctl.io.files import read_regular
+from ganctl.errors import DeviceError, GanctlError
 from ganctl.io.images import center_crop_resize, from_pixels, read_image, to_channels, to_pixels, write_image
-from ganctl.io.limits import MAX_IMAGE_BYTES
-from ganctl.io.outputs import check_writable, default_folder, request_for, shown_name, status_of
+from ganctl.io.latents import NOISE
+from ganctl.io.outputs import request_for, shown_name, status_of
 from ganctl.io.progress import SILENT, Reporter
-from ganctl.io.video import need_av, write_video
+from ganctl.io.video import write_video
+from ganctl.workflows.invert_plan import (
+    InvertRequest,
+    beside,
+    pick_loss,
+    pick_method,
+    pick_space,
+    prepare,
+    read_init,
+    read_mask,
+    resolve,
+)
 from ganctl.workflows.pipeline import overlapped
-from ganctl.workflows.targets import Job, Tally, list_inputs, plan, refuse_clashes
+
+__all__ = ["InvertReport", "InvertRequest", "pick_loss", "prepare", "resolve", "run"]
+from ganctl.workflows.targets import Job, Tally
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from ganctl.inversion.optimize import Loss, Step
+    from ganctl.inversion.optimize import Inversion, Loss, Maps, Step
+    from ganctl.inversion.styles import StyleStatistics
     from ganctl.load import Model
 
 VIDEO_FRAMES = 200
 VIDEO_FPS = 30
-
-
-@config
-class InvertRequest:
-    model: str
-    inputs: tuple[str, ...] = ()
-    out: str | None = None
-    """A folder, or x.npz for one input; None: out/<model>/invert/."""
-    method: Literal["optimize", "encoder"] | None = None
-    """None encodes with an autoencoder and optimises with any other model."""
-    space: Literal["z"] = "z"
-    loss: Literal["lpips", "l2", "lpips+l2"] | None = None
-    """None: LPIPS where its weights are on this machine and pictures are large enough, else l2."""
-    steps: int = 1000
-    lr: float = 0.1
-    seed: int = 0
-    """Of the starting points."""
-    init: str = "mean"
-    """mean, or a latent file: where every image starts."""
-    mask: str | None = None
-    """An image whose white pixels do not count; a model paints them anew."""
-    batch_size: int = 1
-    save_video: bool = False
-    save_every: int | None = None
-    """Also writes <stem>-stepNNNNN.png every so many steps."""
-    recursive: bool = True
-    from_file: str | None = None
-    device: str = "auto"
-    overwrite: bool = False
-    fail_fast: bool = False
 
 
 @config
@@ -79,7 +60,10 @@ class Item:
     status: str = "written"
     pixels: "np.ndarray | None" = None
     """uint8 [H, W, C], as the model sees it."""
-    z: "np.ndarray | None" = None
+    latent: "np.ndarray | None" = None
+    """[*z], or [l, w]."""
+    maps: "Mapping[str, np.ndarray]" = field(default_factory=dict)
+    """Noise maps by their buffers' names, where they were searched."""
     picture: "np.ndarray | None" = None
     """uint8 [H, W, C]: G(z)."""
     loss: float = 0.0
@@ -97,13 +81,14 @@ def run(request: InvertRequest, reporter: Reporter = SILENT) -> InvertReport:
 
     model = load(request.model, device=request.device, reporter=reporter)
     method = pick_method(request, model)
+    space = pick_space(request, model, method)
     loss, why = pick_loss(request, model, method)
-    mask, init = read_mask(request, model), read_init(request, model)
-    work = Work(request, model, method, loss, mask, init, reporter, len(jobs))
+    mask, init = read_mask(request, model), read_init(request, model, space)
+    work = Work(request, model, method, space, loss, mask, init, reporter, len(jobs))
     items = [work.settle(job) for job in jobs]
     if method == "optimize" and not all(i.error or i.status == "exists" for i in items):
         reporter.note(f"loss: {why}")
-        work.open_loss()
+        work.open_search()
     if method != "optimize" and (request.save_video or request.save_every or request.loss):
         unused = "--save-video, --save-every and --loss are not used"
         reporter.warn(unused, "an encoder has no search to show", "")
@@ -116,125 +101,6 @@ def run(request: InvertRequest, reporter: Reporter = SILENT) -> InvertReport:
     return InvertReport(**counts)
 
 
-def prepare(request: InvertRequest, reporter: Reporter = SILENT) -> list[Job]:
-    """The cheap checks: numbers in range, inputs there, outputs named, no clash, the encoder. Raises UsageError."""
-    if not (math.isfinite(request.lr) and request.lr > 0):
-        raise UsageError(f"cannot use --lr {request.lr}", "it must be a number above 0")
-    for name in ("steps", "batch_size", "save_every"):
-        if (value := getattr(request, name)) is not None and value < 1:
-            raise UsageError(f"cannot use --{name.replace('_', '-')} {value}", "it must be at least 1")
-    for option, path in (("--mask", request.mask), ("--init", request.init if request.init != "mean" else None)):
-        if path is not None and not Path(path).is_file():
-            raise UsageError(f"cannot use {option} {quoted(path)}", "there is no such file")
-    if request.save_video:
-        need_av("cannot write the inversion's video")
-    check_name(request.model)
-    jobs = _jobs(request, reporter)
-    check_writable(jobs[0].path or Path())
-    return jobs
-
-
-def _jobs(request: InvertRequest, reporter: Reporter) -> list[Job]:
-    out = Path(request.out).expanduser() if request.out else None
-    single = out is not None and out.suffix.lower() == ".npz" and not out.is_dir()
-    if (out is not None and not single and out.is_file()) or request.out == "-":
-        what = f"cannot write to {quoted(request.out)}"
-        raise UsageError(what, "inversions go into a folder, or one into an .npz file", "for example -o inv/")
-    folder = out or default_folder(request.model, "invert")
-    inputs = list_inputs(request.inputs, request.from_file, request.recursive, None if single else folder, reporter)
-    if not single:
-        jobs = plan(inputs, folder, lambda name: f"{Path(name).stem}.npz")
-    elif len(inputs) == 1:
-        jobs = [Job(inputs[0].ref, out)]
-    else:
-        raise UsageError(f"cannot write {len(inputs)} inversions to {quoted(out)}", "it takes one", "-o folder/")
-    refuse_clashes([*jobs, *(Job(j.ref, beside(j, "-rec.png")) for j in jobs)])
-    return jobs
-
-
-def resolve(request: InvertRequest) -> InvertRequest:
-    """The checked request with every input and the output named: what --dry-run prints. Raises UsageError."""
-    jobs = prepare(request)
-    out = request.out or str(default_folder(request.model, "invert"))
-    return replace(request, inputs=tuple(j.label for j in jobs), out=out, from_file=None)
-
-
-def beside(job: Job, ending: str) -> Path:
-    """<stem><ending> next to the job's .npz."""
-    assert job.path is not None
-    return job.path.with_name(job.path.stem + ending)
-
-
-def pick_method(request: InvertRequest, model: "Model") -> str:
-    """encode or optimize. Raises UsageError when the model cannot."""
-    from ganctl.protocols import Autoencoder, Sampler
-
-    what = f"cannot invert with {quoted(request.model)}"
-    known = {"encoder": isinstance(model.net, Autoencoder), "optimize": isinstance(model.net, Sampler)}
-    able = [method for method, can in known.items() if can]
-    if not able:
-        raise UsageError(what, f"{quoted(model.model)} has no latent space", "see: ganctl zoo list")
-    if request.method and request.method not in able:
-        raise UsageError(what, f"{quoted(model.model)} has no --method {request.method}", f"--method {able[0]}")
-    return request.method or able[0]
-
-
-def pick_loss(request: InvertRequest, model: "Model", method: str) -> tuple[str, str]:
-    """The loss of a search, and what is said of it. Makes no request. Raises UsageError where LPIPS cannot be used."""
-    from ganctl.catalog import entries
-    from ganctl.inversion.perceptual import SMALLEST
-    from ganctl.nn.features.vgg import VGG16Features
-    from ganctl.workflows.zoo import local_bundle
-
-    said = {
-        "l2": "l2, the mean squared error",
-        "lpips": "lpips, over VGG-16; --loss l2 is faster",
-        "lpips+l2": "lpips over VGG-16, plus the mean squared error",
-    }
-    if method != "optimize":
-        return "l2", said["l2"]
-    side, channels, least = min(model.net.x.size), model.net.x.channels, VGG16Features.MIN_SIDE
-    if request.loss:
-        if "lpips" in request.loss and (side < least or channels not in (1, 3)):
-            why = f"pictures have {side} px and {channels} channels, LPIPS needs {least} px and grey or RGB"
-            raise UsageError(f"cannot use --loss {request.loss}", why, "--loss l2")
-        return request.loss, said[request.loss]
-    if side < SMALLEST or channels not in (1, 3):
-        return "l2", f"{said['l2']} (LPIPS was learned on RGB pictures of {SMALLEST} px)"
-    known = entries().get("vgg16-imagenet")
-    if known is None or local_bundle(known) is None:
-        return "l2", f"{said['l2']} (for LPIPS: ganctl zoo pull vgg16-imagenet)"
-    return "lpips", said["lpips"]
-
-
-def read_mask(request: InvertRequest, model: "Model") -> "np.ndarray | None":
-    """float32 [1, 1, H, W]: 1 where pixels count, 0 under the mask's white. Raises UsageError when none counts."""
-    if request.mask is None:
-        return None
-    import numpy as np
-
-    data = read_regular(Path(request.mask), limit=MAX_IMAGE_BYTES)
-    picture = to_channels(read_image(data, name=request.mask).pixels, 1)
-    counts = (center_crop_resize(picture, model.net.x.size, "box") < 128).astype(np.float32)
-    if not counts.any():
-        why = "it is white everywhere, so no pixel counts; black pixels are kept, white ones ignored"
-        raise UsageError(f"cannot use --mask {quoted(request.mask)}", why)
-    return counts[None, None, :, :, 0]
-
-
-def read_init(request: InvertRequest, model: "Model") -> "np.ndarray | None":
-    """float32 [1, *z]. Raises UsageError when the file is another model's, or holds several latents."""
-    if request.init == "mean":
-        return None
-    from ganctl.io.latents import read_latents
-
-    shape = tuple(model.net.prior([0]).shape[1:])
-    ((_, z),) = read_latents([request.init], model=shown_name(model.name), revision=model.revision, shape=shape)
-    if len(z) != 1:
-        raise UsageError(f"cannot use --init {quoted(request.init)}", f"it holds {len(z)} latents, one is needed")
-    return z
-
-
 @dataclass
 class Work:
     """The stages an image passes. Failures of one image travel with it; a failed write ends the run."""
@@ -242,6 +108,7 @@ class Work:
     request: InvertRequest
     model: "Model"
     method: str
+    space: str
     loss: str
     mask: "np.ndarray | None"
     init: "np.ndarray | None"
@@ -252,9 +119,15 @@ class Work:
     distance: "Loss | None" = None
     """Of the search, from `open_loss`; None is the mean squared error."""
     lpips: "Loss | None" = None
+    statistics: "StyleStatistics | None" = None
+    """Of w, where the search is in w or w+."""
 
-    def open_loss(self) -> None:
-        """Loads LPIPS where the loss needs it. Raises WeightsError when its weights are not at hand."""
+    def open_search(self) -> None:
+        """Draws the statistics of w, and loads LPIPS where the loss needs it: WeightsError where it is not at hand."""
+        if self.space != "z":
+            from ganctl.inversion.styles import style_statistics
+
+            self.statistics = style_statistics(self.model.net, self.model.device)
         if self.loss == "l2":
             return
         from ganctl.inversion.perceptual import perceptual_loss
@@ -274,6 +147,8 @@ class Work:
             self.model.name,
             self.model.revision,
             method=self.method,
+            space=None if self.space == "z" else self.space,
+            noise=self.request.noise or None,
             input=hashlib.sha256(data).hexdigest(),
             mask=None if self.mask is None else hashlib.sha256(self.mask.tobytes()).hexdigest(),
             loss=self.loss if searched else None,
@@ -328,7 +203,9 @@ class Work:
             return replace(item, data=None, error=e)
 
     def together(self, group: Sequence[Item], item: Item) -> bool:
-        return group[0].pixels is not None and item.pixels is not None and len(group) < self.request.batch_size
+        # Noise maps belong to one image.
+        most = 1 if self.request.noise else self.request.batch_size
+        return group[0].pixels is not None and item.pixels is not None and len(group) < most
 
     def compute(self, group: Sequence[Item]) -> Sequence[Item]:
         """Inverts a batch; one that fails is tried again image by image, so one image fails alone."""
@@ -357,18 +234,21 @@ class Work:
 
         from ganctl.inversion.optimize import psnr, squared_error
         from ganctl.nn.precision import inference
-        from ganctl.protocols import Sampler
 
         net = self.model.net
         x = from_pixels(np.stack([i.pixels for i in group if i.pixels is not None]), net.x.range).to(self.model.device)
         mask = None if self.mask is None else torch.from_numpy(self.mask).to(x).expand(len(x), -1, -1, -1)
         frames: list[list[np.ndarray]] = [[] for _ in group]
-        picture = net.sample if isinstance(net, Sampler) else net.decode
+        maps: Maps = {}
         try:
-            z = self.search(x, mask, group, frames) if self.method == "optimize" else self.encode(x)
+            if self.method == "optimize":
+                found = self.search(x, mask, group, frames)
+                latents, maps = found.latent, found.maps
+            else:
+                latents = self.encode(x)
             with inference(self.model.device):
                 # One by one, as `sample` does it: then -rec.png is the picture `sample --latents` makes.
-                y = torch.cat([picture(one[None]) for one in z])
+                y = torch.cat([self.picture(one, maps) for one in latents])
                 error = squared_error(x, y, mask)
                 loss = self.distance(x, y, mask) if self.distance else error
                 lpips = self.lpips(x, y, mask).tolist() if self.lpips else [None] * len(group)
@@ -376,12 +256,25 @@ class Work:
             why = f"a batch of {len(group)} does not fit into the memory of {self.model.device}"
             raise DeviceError("cannot invert the image", why, "try --batch-size 1, or --device cpu") from e
         scores = zip(loss.tolist(), psnr(error, net.x.range).tolist(), lpips, strict=True)
+        arrays = {name: value.cpu().numpy() for name, value in maps.items()}
+        made = zip(group, latents.cpu().numpy(), to_pixels(y, net.x.range), scores, frames, strict=True)
         return [
-            replace(item, z=z, picture=picture, loss=loss, psnr=ratio, lpips=seen, frames=tuple(film))
-            for item, z, picture, (loss, ratio, seen), film in zip(
-                group, z.cpu().numpy(), to_pixels(y, net.x.range), scores, frames, strict=True
+            replace(
+                item, latent=latent, maps=arrays, picture=picture,
+                loss=loss, psnr=ratio, lpips=seen, frames=tuple(film),
             )
-        ]
+            for item, latent, picture, (loss, ratio, seen), film in made
+        ]  # fmt: skip
+
+    def picture(self, latent: "Tensor", maps: "Maps") -> "Tensor":
+        """[1, c, h, w]"""
+        from ganctl.nn.drawing import Drawing, Latent, draw
+        from ganctl.protocols import Sampler
+
+        if not isinstance(self.model.net, Sampler):
+            return self.model.net.decode(latent[None])
+        one = Latent(z=latent) if self.space == "z" else Latent(w=latent, maps=maps)
+        return draw(self.model.net, [one], Drawing(), self.model.device)[0]
 
     def encode(self, x: "Tensor") -> "Tensor":
         import torch
@@ -393,20 +286,30 @@ class Work:
 
     def search(
         self, x: "Tensor", mask: "Tensor | None", group: Sequence[Item], frames: "list[list[np.ndarray]]"
-    ) -> "Tensor":
+    ) -> "Inversion":
         import torch
 
         from ganctl.inversion.optimize import InvertConfig, optimize, squared_error
 
         cfg = InvertConfig(steps=self.request.steps, lr=self.request.lr, seed=self.request.seed)
-        init = None if self.init is None else torch.from_numpy(self.init).expand(len(x), *self.init.shape[1:])
+        init = None if self.init is None else torch.from_numpy(self.init)
         watch, distance = self.watcher(group, frames), self.distance or squared_error
-        return optimize(self.model.net, x, cfg, watch, init=init, mask=mask, distance=distance).z
+        if self.statistics is None:
+            start = None if init is None else init.expand(len(x), *init.shape[1:])
+            return optimize(self.model.net, x, cfg, watch, init=start, mask=mask, distance=distance)
+        from ganctl.inversion.styles import project, start_maps
+        from ganctl.nn.drawing import noise_maps
+
+        maps = start_maps(noise_maps(self.model.net), cfg.seed) if self.request.noise else None
+        first = None if init is None else init[0]
+        return project(
+            self.model.net, x, cfg, self.statistics, watch,
+            space="w+" if self.space == "w+" else "w", init=first, mask=mask, distance=distance, maps=maps,
+        )  # fmt: skip
 
     def watcher(self, group: Sequence[Item], frames: "list[list[np.ndarray]]") -> "Callable[[Step], None]":
         """Reports progress, keeps frames for --save-video and writes those of --save-every."""
         import numpy as np
-        import torch
 
         request, net = self.request, self.model.net
         stride = max(1, request.steps // VIDEO_FRAMES)
@@ -418,8 +321,7 @@ class Work:
             kept = request.save_every and step.step and step.step % request.save_every == 0
             if not (filmed or kept):
                 return
-            with torch.no_grad():
-                pictures = to_pixels(net.sample(step.z), net.x.range)
+            pictures = to_pixels(step.picture(), net.x.range)
             for item, film, picture in zip(group, frames, pictures, strict=True):
                 if filmed and item.pixels is not None:
                     film.append(np.concatenate([item.pixels, picture], 1))
@@ -434,14 +336,15 @@ class Work:
 
         from ganctl.io.arrays import write_npz
 
-        if item.z is None or item.picture is None or item.job.path is None:
+        if item.latent is None or item.picture is None or item.job.path is None:
             return item
         write_image(beside(item.job, "-rec.png"), item.picture, request=item.request)
         if item.frames:
             film = beside(item.job, ".mp4")
             write_video(film, item.frames, fps=VIDEO_FPS, codec="h264", request=item.request)
         arrays = {
-            "z": item.z,
+            "z" if self.space == "z" else "w": item.latent,
+            **{f"{NOISE}{name}": value for name, value in item.maps.items()},
             "loss": np.float64(item.loss),
             "psnr": np.float64(item.psnr),
             **({} if item.lpips is None else {"lpips": np.float64(item.lpips)}),

@@ -1,14 +1,17 @@
 """What `ganctl sample` is asked for, resolved and checked in milliseconds, before torch."""
 
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ganctl.catalog import check_name
 from ganctl.config import config
 from ganctl.errors import UsageError, quoted
 from ganctl.io.outputs import check_writable, default_folder
 from ganctl.io.seeds import MAX_SEED, MAX_SEEDS, parse_seeds, seed_text
+from ganctl.workflows.styles import Style, class_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +36,21 @@ class SampleRequest:
     seeds: str | None = None
     """A list such as '0-35,85', in place of num and seed."""
     latents: tuple[str, ...] = ()
-    """.npz files with `z`, in place of seeds."""
+    """.npz files with `w` or `z`, in place of seeds."""
+    classes: str | None = None
+    """'207', 'tabby', '0-9,12' or 'all': a picture of each for every seed; None draws one by the seed."""
+    trunc: float | None = None
+    """Truncation ψ; None is the model card's, or 1.0."""
+    trunc_cutoff: int | None = None
+    """Only the first so many layers are truncated."""
+    noise_mode: Literal["const", "random", "none"] | None = None
+    """None is const."""
+    rows: str | None = None
+    """Seeds of a mixing sheet's rows, in place of seeds …"""
+    cols: str | None = None
+    """… and of its columns, whose styles each row's picture takes."""
+    styles: str | None = None
+    """The layers it takes, '0-6'; None: those, or the first half of fewer than 14."""
     batch_size: int | None = None
     """Images computed at once on a GPU; None starts with 32 and halves when memory is short."""
     format: str | None = None
@@ -50,6 +67,10 @@ class SampleRequest:
     dtype: str = "auto"
     overwrite: bool = False
 
+    @property
+    def style(self) -> Style:
+        return Style(self.trunc, self.trunc_cutoff, self.noise_mode)
+
 
 @dataclass(frozen=True)
 class Item:
@@ -61,13 +82,29 @@ class Item:
     """Its seed, or its place among the latents."""
     seed: int | None
     z: "Tensor | None" = None
-    """[*z], when it comes from a latent file."""
+    """[*z], when it comes from a latent file …"""
     source: str = ""
-    """That file."""
+    """… this one."""
+    c: int | None = None
+    """Its class, of a conditional model."""
+    w: "Tensor | None" = None
+    """[l, w], when it comes from a latent file …"""
+    maps: "Mapping[str, Tensor]" = field(default_factory=dict)
+    """… and the noise maps that it has beside it."""
 
 
-def seed_item(seed: int) -> Item:
-    return Item(f"seed{seed:04d}", seed, seed)
+def seed_item(seed: int, c: int | None = None) -> Item:
+    return Item(f"seed{seed:04d}" if c is None else f"seed{seed:04d}-class{c:04d}", seed, seed, c=c)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A style-mixing sheet: every row's picture, with some layers' styles from every column's."""
+
+    rows: tuple[int, ...]
+    cols: tuple[int, ...]
+    layers: tuple[int, ...] | None
+    """None: the usual ones."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +119,7 @@ class Plan:
     seeds: tuple[int, ...]
     columns: int = 0
     rows: int = 0
+    mix: Mix | None = None
 
     def file(self, item: Item, suffix: str) -> Path:
         """Where an item's picture (or latent) goes, relative for a zip or tar."""
@@ -101,10 +139,35 @@ class Plan:
 def plan(request: SampleRequest) -> Plan:
     """Checks a request in milliseconds: options, seeds, output, the model's name. Raises UsageError."""
     columns, rows = _grid(request.grid) if request.grid else (0, 0)
-    seeds = _seeds(request, columns * rows)
+    mix = _mix(request)
+    seeds = () if mix else _seeds(request, columns * rows)
     for path in request.latents:
         if not Path(path).is_file():
             raise UsageError(f"cannot read latents {quoted(path)}", "there is no such file")
+    _check_numbers(request)
+    request.style.check()
+    kind, path = _target(request)
+    form = request.format or (SUFFIXES[path.suffix.lower()] if kind == "file" and path else "png")
+    found = Plan(request, kind, path, form, seeds, columns, rows, mix)
+    if form == "npy" and (mix or (columns and found.sheet_only)):
+        raise UsageError("cannot write a grid as npy", "a grid is one picture", "use a .png")
+    if mix and kind == "zip":
+        raise UsageError(
+            f"cannot write a mixing sheet to {quoted(path)}", "it is one picture", "use a .png or a folder"
+        )
+    count = len(seeds) * (class_count(request.classes) or 1 if request.classes else 1)
+    if kind == "file" and count != 1 and not columns and not request.latents and not mix:
+        what = f"cannot write {count} images to {quoted(path)}"
+        raise UsageError(what, "one file holds one image", "use a folder or .zip")
+    if kind == "stream" and request.save_latents:
+        raise UsageError("cannot use --save-latents with -o -", "latents need files beside the images", "use a folder")
+    check_name(request.model)
+    if path is not None:
+        check_writable(path, folder=kind == "folder")
+    return found
+
+
+def _check_numbers(request: SampleRequest) -> None:
     if request.batch_size is not None and request.batch_size < 1:
         raise UsageError(f"cannot use --batch-size {request.batch_size}", "it must be 1 or more")
     if not 1 <= request.quality <= 100:
@@ -113,20 +176,45 @@ def plan(request: SampleRequest) -> Plan:
         raise UsageError(f"cannot use --size {request.size}", f"it must be 1 to {MAX_SIZE}")
     if request.format is not None and request.format not in SUFFIXES.values():
         raise UsageError(f"unknown --format {quoted(request.format)}", f"known: {', '.join(SUFFIXES.values())}")
-    kind, path = _target(request)
-    form = request.format or (SUFFIXES[path.suffix.lower()] if kind == "file" and path else "png")
-    found = Plan(request, kind, path, form, seeds, columns, rows)
-    if columns and form == "npy" and found.sheet_only:
-        raise UsageError("cannot write a grid as npy", "a grid is one picture", "use a .png")
-    if kind == "file" and len(seeds) != 1 and not columns and not request.latents:
-        count = f"{len(seeds)} images"
-        raise UsageError(f"cannot write {count} to {quoted(path)}", "one file holds one image", "use a folder or .zip")
-    if kind == "stream" and request.save_latents:
-        raise UsageError("cannot use --save-latents with -o -", "latents need files beside the images", "use a folder")
-    check_name(request.model)
-    if path is not None:
-        check_writable(path, folder=kind == "folder")
-    return found
+
+
+def _mix(request: SampleRequest) -> Mix | None:
+    """The mixing sheet that is asked for. Raises UsageError for half of one, and for options it has no place for."""
+    given = {"--rows": request.rows, "--cols": request.cols, "--styles": request.styles}
+    if not any(value is not None for value in given.values()):
+        return None
+    if request.rows is None or request.cols is None:
+        lacking = "--rows" if request.rows is None else "--cols"
+        option = next(o for o, value in given.items() if value is not None)
+        why = "a mixing sheet needs seeds for its rows and its columns"
+        raise UsageError(f"cannot use {option} without {lacking}", why, "such as --rows 85,100 --cols 55,821")
+    others = {
+        "-n": request.num, "--seeds": request.seeds, "--latents": request.latents, "--grid": request.grid,
+        "--save-latents": request.save_latents, "--subdirs": request.subdirs, "--seed": request.seed,
+    }  # fmt: skip
+    for option, value in others.items():
+        if value:
+            raise UsageError(f"cannot use {option} with --rows", "a mixing sheet is made of its own seeds", "keep one")
+    rows = dict.fromkeys(parse_seeds(request.rows, option="--rows"))
+    cols = dict.fromkeys(parse_seeds(request.cols, option="--cols"))
+    if (len(rows) + 1) * (len(cols) + 1) > MAX_GRID:
+        why = f"a sheet of {len(rows)} rows and {len(cols)} columns has more than {MAX_GRID:,} pictures"
+        raise UsageError("cannot make the mixing sheet", why, "use fewer seeds")
+    return Mix(tuple(rows), tuple(cols), _layers(request.styles))
+
+
+def _layers(text: str | None) -> tuple[int, ...] | None:
+    """'0-3,7' → (0, 1, 2, 3, 7). Raises UsageError."""
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,3})\s*(?:-\s*([0-9]{1,3})\s*)?", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            why = f"{quoted(part[:60])} is neither a layer nor a range a-b"
+            raise UsageError(f"cannot use --styles {quoted(text[:60])}", why, "write it as --styles 0-6")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(sorted(set(found)))
 
 
 def resolve(request: SampleRequest) -> SampleRequest:
@@ -137,6 +225,8 @@ def resolve(request: SampleRequest) -> SampleRequest:
         num=len(found.seeds) or None,
         seeds=seed_text(found.seeds) or None,
         seed=found.seeds[0] if found.seeds else request.seed,
+        rows=seed_text(found.mix.rows) if found.mix else None,
+        cols=seed_text(found.mix.cols) if found.mix else None,
         format=found.format,
         out=str(found.path or "-"),
     )
@@ -155,15 +245,17 @@ def _seeds(request: SampleRequest, cells: int) -> tuple[int, ...]:
     if request.seeds is not None:
         seeds = tuple(dict.fromkeys(parse_seeds(request.seeds)))
     else:
-        num = request.num if request.num is not None else max(1, cells)
+        each = class_count(request.classes) if request.classes else 1
+        num = request.num if request.num is not None else max(1, -(-cells // each) if each else 1)
         if not 1 <= num <= MAX_SEEDS:
             raise UsageError(f"cannot use --num {num}", f"it must be 1 to {MAX_SEEDS:,}", "split it over several runs")
         if not 0 <= request.seed <= MAX_SEED - num + 1:
             raise UsageError(f"cannot use --seed {request.seed}", f"seeds are 0 to {MAX_SEED}")
         seeds = tuple(range(request.seed, request.seed + num))
-    if cells > len(seeds):
-        why = f"it holds {cells} images and {len(seeds)} are asked for"
-        raise UsageError(f"cannot fill --grid {request.grid}", why, f"use -n {cells}, or a smaller grid")
+    each = class_count(request.classes) if request.classes else 1
+    if each is not None and cells > (made := len(seeds) * each):
+        why = f"it holds {cells} images and {made} are asked for"
+        raise UsageError(f"cannot fill --grid {request.grid}", why, f"use -n {-(-cells // each)}, or a smaller grid")
     return seeds
 
 

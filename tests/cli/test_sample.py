@@ -175,7 +175,7 @@ def test_a_file_that_cannot_grow_leaves_nothing_half_written(ganctl: Shell, dcga
         (["M", "-o", "x.png", "--format", "jpg"], ["cannot use --format jpg"]),
         (["M", "-o", "file/sub"], ["cannot write 'file/sub'", "'file' is not a folder", "hint: "]),
         (["M", "-o", "file"], ["cannot write 'file'", "hint: "]),
-        (["M", "--trunc", "0.5"], ["unknown option '--trunc'"]),
+        (["M", "--trnc", "0.5"], ["unknown option '--trnc'", "did you mean --trunc?"]),
     ],
 )
 def test_mistakes_end_at_once_without_torch(ganctl: Shell, dcgan: Path, args: list[str], said: list[str]):

@@ -40,7 +40,7 @@ def test_a_linear_model_is_solved_as_least_squares_solves_it():
     x = torch.randn(2, 1, 2, 6, generator=torch.Generator().manual_seed(2))
     best = torch.linalg.lstsq(A, x.reshape(2, 12).T).solution.T
     found = optimize(Line(A), x, InvertConfig(steps=400))  # type: ignore[arg-type]
-    torch.testing.assert_close(found.z, best, rtol=0, atol=1e-3)
+    torch.testing.assert_close(found.latent, best, rtol=0, atol=1e-3)
     torch.testing.assert_close(found.loss, squared_error(x, found.x))
     # Only the left half counts: those rows alone are solved.
     mask = torch.zeros(2, 1, 2, 6)
@@ -48,16 +48,16 @@ def test_a_linear_model_is_solved_as_least_squares_solves_it():
     rows = mask[0].flatten().bool()
     half = torch.linalg.lstsq(A[rows], x.reshape(2, 12).T[rows]).solution.T
     found = optimize(Line(A), x, InvertConfig(steps=600), mask=mask)  # type: ignore[arg-type]
-    torch.testing.assert_close(found.z, half, rtol=0, atol=1e-2)
+    torch.testing.assert_close(found.latent, half, rtol=0, atol=1e-2)
 
 
 def test_images_do_not_influence_each_other_and_a_seed_repeats(G):
     x = G.sample(G.prior([3, 4]))
     cfg = InvertConfig(steps=12, seed=5)
     both = optimize(G, x, cfg)
-    torch.testing.assert_close(optimize(G, x[1:], cfg).z, both.z[1:], rtol=0, atol=1e-3)
-    assert torch.equal(optimize(G, x, cfg).z, both.z)
-    assert not torch.equal(optimize(G, x, InvertConfig(steps=12, seed=6)).z, both.z)
+    torch.testing.assert_close(optimize(G, x[1:], cfg).latent, both.latent[1:], rtol=0, atol=1e-3)
+    assert torch.equal(optimize(G, x, cfg).latent, both.latent)
+    assert not torch.equal(optimize(G, x, InvertConfig(steps=12, seed=6)).latent, both.latent)
 
 
 def test_steps_tell_the_best_so_far_and_the_start_can_be_given(G):
@@ -66,7 +66,7 @@ def test_steps_tell_the_best_so_far_and_the_start_can_be_given(G):
     seen: list[float] = []
     found = optimize(G, x, InvertConfig(steps=30), lambda s: seen.append(float(s.loss)))
     assert len(seen) == 31 and seen == sorted(seen, reverse=True) and math.isclose(seen[-1], float(found.loss))
-    assert torch.equal(optimize(G, x, InvertConfig(steps=5), init=z).z, z)
+    assert torch.equal(optimize(G, x, InvertConfig(steps=5), init=z).latent, z)
     starts = start_points(G, 2, InvertConfig(seed=1), None)
     assert starts.shape == (8, 8) and torch.equal(starts[1:4], G.prior([1, 2, 3])) and not starts[0].any()
     assert torch.equal(starts[:4], starts[4:])

@@ -13,7 +13,26 @@ STAMP = {"model": np.array("faces"), "revision": np.array("0123456789ab")}
 
 
 def read(*paths: Path) -> list[tuple[Path, np.ndarray]]:
-    return read_latents(paths, model="faces", revision="0123456789ab", shape=(4,))
+    found = read_latents(paths, model="faces", revision="0123456789ab", shapes={"z": (4,)})
+    assert {file.space for file in found} == {"z"}
+    return [(file.path, file.rows) for file in found]
+
+
+def test_the_first_space_that_a_file_has_and_its_classes(tmp_path: Path):
+    shapes = {"w": (2, 3), "z": (4,)}
+    write_npz(tmp_path / "both.npz", {"z": np.zeros(4), "w": np.ones((5, 2, 3)), "class": np.array(7), **STAMP})
+    write_npz(tmp_path / "z.npz", {"z": np.zeros((2, 4)), "class": np.array([1, 2])})
+    paths = [tmp_path / "both.npz", tmp_path / "z.npz"]
+    both, z = read_latents(paths, model="faces", revision="0123456789ab", shapes=shapes)
+    assert (both.space, both.rows.shape, both.c) == ("w", (5, 2, 3), (7,) * 5)
+    assert (z.space, z.rows.shape, z.c) == ("z", (2, 4), (1, 2))
+    for wrong in ({"class": np.array([1, 2, 3])}, {"class": np.array(1.5)}):
+        write_npz(tmp_path / "x.npz", {"z": np.zeros((2, 4)), **wrong})
+        with pytest.raises(UsageError, match="'class' has shape"):
+            read_latents([tmp_path / "x.npz"], model="faces", revision="", shapes=shapes)
+    write_npz(tmp_path / "none.npz", {"x": np.zeros(4)})
+    with pytest.raises(UsageError, match="there is no array 'w' or 'z', only 'x'"):
+        read_latents([tmp_path / "none.npz"], model="faces", revision="", shapes=shapes)
 
 
 def test_one_or_many_latents_in_the_order_given(tmp_path: Path):

@@ -1,0 +1,149 @@
+"""What a model's pictures take besides their latents: a class, and of a style-based model truncation and noise.
+
+Options that a model has no use for are refused in a sentence, by the option's name.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ganctl.errors import UsageError, did_you_mean, quoted
+from ganctl.io.seeds import MAX_SEEDS
+
+if TYPE_CHECKING:
+    from ganctl.load import Model
+    from ganctl.nn.drawing import Drawing
+
+MAX_TRUNC = 100.0
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Style:
+    """What was asked of a style-based model; None: not given."""
+
+    trunc: float | None = None
+    trunc_cutoff: int | None = None
+    noise_mode: Literal["const", "random", "none"] | None = None
+
+    def options(self) -> list[str]:
+        """The options that were given, as they are written."""
+        given = {"--trunc": self.trunc, "--trunc-cutoff": self.trunc_cutoff, "--noise-mode": self.noise_mode}
+        return [option for option, value in given.items() if value is not None]
+
+    def check(self) -> None:
+        """Raises UsageError for numbers that no model takes."""
+        if self.trunc is not None and not (math.isfinite(self.trunc) and abs(self.trunc) <= MAX_TRUNC):
+            why = f"it must be a number from -{MAX_TRUNC:g} to {MAX_TRUNC:g}"
+            raise UsageError(f"cannot use --trunc {self.trunc:g}", why, "usual are 0.5 to 1")
+        if self.trunc_cutoff is not None and self.trunc_cutoff < 0:
+            raise UsageError(f"cannot use --trunc-cutoff {self.trunc_cutoff}", "it is a number of layers")
+
+    def psi(self, card: Mapping[str, Any]) -> float:
+        """Truncation: as given, else the model card's, else none."""
+        if self.trunc is not None:
+            return self.trunc
+        usual = card.get("trunc")
+        proper = isinstance(usual, int | float) and not isinstance(usual, bool) and abs(usual) <= MAX_TRUNC
+        return float(usual) if proper else 1.0  # type: ignore[arg-type]
+
+    def record(self, card: Mapping[str, Any]) -> dict[str, Any]:
+        """What a style-based model's file keeps of it."""
+        noise = None if self.noise_mode == "const" else self.noise_mode
+        return {"trunc": self.psi(card), "trunc_cutoff": self.trunc_cutoff, "noise_mode": noise}
+
+    def drawing(self, model: "Model") -> "Drawing | None":
+        """How to draw; None for a model without W. Raises UsageError where it cannot be done with this model."""
+        from ganctl.nn.drawing import Drawing
+        from ganctl.protocols import StyleSampler
+
+        if not isinstance(model.net, StyleSampler):
+            if given := self.options():
+                raise without_w(given[0], model)
+            return None
+        if self.trunc_cutoff is not None and self.trunc_cutoff > (layers := shapes(model)["w"][0]):
+            why = f"{quoted(model.name)} has {layers} layers"
+            raise UsageError(f"cannot use --trunc-cutoff {self.trunc_cutoff}", why)
+        return Drawing(self.psi(model.card), self.trunc_cutoff, self.noise_mode or "const")
+
+
+def without_w(option: str, model: "Model") -> UsageError:
+    """The refusal of an option that needs a space W."""
+    why = f"{quoted(model.name)} is a {model.model}, which has no latent space W"
+    return UsageError(f"cannot use {option}", why, "leave it out: it is for the StyleGAN family")
+
+
+def shapes(model: "Model") -> dict[str, tuple[int, ...]]:
+    """The shape of one latent in each of a sampler's spaces, W before Z where it has both."""
+    import torch
+
+    from ganctl.protocols import StyleSampler, classes_of
+
+    z = model.net.prior([0])
+    found = {"z": tuple(z.shape[1:])}
+    if not isinstance(model.net, StyleSampler):
+        return found
+    c = None if classes_of(model.net) is None else torch.zeros(1, dtype=torch.int64, device=model.device)
+    with torch.inference_mode():
+        return {"w": tuple(model.net.map(z.to(model.device), c).shape[1:]), **found}
+
+
+def class_count(text: str) -> int | None:
+    """How many classes a --class names, without knowing the model; None for all of them."""
+    if text.strip() == ALL:
+        return None
+    spans = [(int(m[1]), int(m[2])) for part in text.split(",") if (m := _range(part))]
+    return len(text.split(",")) + sum(max(0, last - first) for first, last in spans)
+
+
+def pick_classes(text: str | None, model: "Model") -> tuple[int, ...] | None:
+    """The classes that --class names: '207', 'tabby,8', '0-9', 'all'; None where it is not given.
+
+    Raises UsageError: out of range, an unknown name, a model without classes.
+    """
+    if text is None:
+        return None
+    from ganctl.protocols import classes_of
+
+    label = classes_of(model.net)
+    if label is None:
+        why = f"{quoted(model.name)} was not trained on classes"
+        raise UsageError(f"cannot use --class {quoted(text)}", why, "leave it out")
+    if text.strip() == ALL:
+        return tuple(range(label.n))
+    found: list[int] = []
+    for part in text.split(","):
+        match = _range(part)
+        first, last = (int(match[1]), int(match[2])) if match else (None, None)
+        if first is None or last is None:
+            found.append(one_class(part, label.n, label.names))
+            continue
+        if last < first:
+            raise UsageError(f"cannot use --class {quoted(text)}", f"the range {first}-{last} runs backwards")
+        one_class(str(last), label.n, label.names)
+        found += range(first, last + 1)
+    if len(found) > MAX_SEEDS:
+        raise UsageError(f"cannot use --class {quoted(text[:60])}", f"it names more than {MAX_SEEDS:,} classes")
+    return tuple(dict.fromkeys(found))
+
+
+def one_class(text: str, n: int, names: tuple[str, ...]) -> int:
+    """A class by its number or name. Raises UsageError."""
+    text = text.strip()
+    if re.fullmatch(r"-?[0-9]{1,20}", text):
+        if not 0 <= int(text) < n:
+            raise UsageError(f"class {text} out of range 0-{n - 1}", hint="see: ganctl zoo info MODEL")
+        return int(text)
+    lower = [name.casefold() for name in names]
+    if text in names:
+        return names.index(text)
+    if lower.count(text.casefold()) == 1:
+        return lower.index(text.casefold())
+    why = f"the model's are numbers, 0-{n - 1}" if not names else f"it has {n} of them, such as {', '.join(names[:5])}"
+    raise UsageError(f"unknown class {quoted(text[:80])}", why, did_you_mean(text, names))
+
+
+def _range(part: str) -> "re.Match[str] | None":
+    return re.fullmatch(r"\s*([0-9]{1,9})\s*-\s*([0-9]{1,9})\s*", part)
