@@ -342,7 +342,7 @@ def amplify(x: Float[Tensor, "n c h w"], v: Float[Tensor, "n 4"]) -> Float[Tenso
 
 
 def _bands(side: int, like: Tensor) -> Tensor:
-    """[4, side, side]: the bank's filters along an axis that is reflected at its ends. Raises UsageError for short ones."""
+    """[4, side, side]: the bank's filters along an axis reflected at its ends. Raises UsageError for short ones."""
     bank = like.new_tensor(filter_bank())
     reach = bank.shape[1] // 2
     if side <= reach:
