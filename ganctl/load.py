@@ -266,7 +266,7 @@ def _convert(entry: catalog.ZooEntry, file: Path, folder: Path) -> None:
 
 def average_name(net: str, key: str, public: str) -> str:
     """The name of a network in a bundle: the public one under a key such as `G_ema` or `avgG` is a moving average."""
-    return f"{net}_ema" if net == public and re.search(r"ema|avg", key, re.IGNORECASE) else net
+    return f"{net}_ema" if net == public and re.search(r"ema|avg|smooth", key, re.IGNORECASE) else net
 
 
 def _inside(value: Any, keys: str, where: str) -> Any:

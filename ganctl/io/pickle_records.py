@@ -334,6 +334,8 @@ KNOWN: dict[tuple[str, str], Callable[..., Any] | None] = {
     ("__builtin__", "set"): _set,
     ("_codecs", "encode"): _encode,
     ("argparse", "Namespace"): _namespace,
+    # pytorch_GAN_zoo's settings, beside the networks in its files.
+    ("models.utils.config", "BaseConfig"): _namespace,
     ("torch._utils", "_rebuild_tensor"): _tensor_v2,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor_v2,
     ("torch._utils", "_rebuild_tensor_v3"): _tensor_v3,

@@ -380,7 +380,7 @@ def unscaled(state: Mapping[str, Tensor], names: Mapping[str, tuple[str, float]]
     for theirs, (ours, factor) in names.items():
         weight, bias = state[f"{theirs}.module.weight"], state[f"{theirs}.module.bias"]
         found[f"{ours}.weight"] = weight * factor
-        found[f"{ours}.bias"] = bias * math.sqrt(2 / max(1, weight[0].numel()))
+        found[f"{ours}.bias"] = bias * math.sqrt(2 / max(1, math.prod(weight.shape[1:])))
     return found
 
 
