@@ -1,7 +1,7 @@
 """One update of training: which networks move, by which loss, how often."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,10 @@ class Batch:
     c: Tensor | None = None
 
 
+def as_they_are(x: Tensor) -> Tensor:
+    return x
+
+
 @dataclass
 class Progress:
     """Where training stands, and its only source of randomness.
@@ -38,6 +42,15 @@ class Progress:
     device: torch.device
     rank: int = 0
     world: int = 1
+    augment: Callable[[Tensor], Tensor] = as_they_are
+    """What every image passes before D sees it (`train.aug`), real or generated; gradients pass it too."""
+    verdicts: list[Tensor] = field(default_factory=list)
+    """Means of the signs of D's logits of real images, since the loop last took them."""
+
+    def judged(self, logits: Tensor) -> Tensor:
+        """D's logits of real images, unchanged: their signs are logged as D_sign and steer adaptive augmentation."""
+        self.verdicts.append(logits.detach().float().sign().mean())
+        return logits
 
     def normal(self, n: int, *shape: int) -> Tensor:
         """N(0, 1), [n, *shape]."""

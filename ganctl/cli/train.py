@@ -1,6 +1,6 @@
 """`ganctl train`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,15 @@ def train(
     dlr: Annotated[float | None, typer.Option(help="Learning rate of D.", rich_help_panel=MODEL)] = None,
     kimg: Annotated[float | None, typer.Option(help="Length, thousands of images.", rich_help_panel=MODEL)] = None,
     ema_kimg: Annotated[float | None, typer.Option(help="Half-life of G_ema.", rich_help_panel=MODEL)] = None,
+    aug: Annotated[
+        Literal["none", "ada", "fixed", "diffaug"] | None,
+        typer.Option(help="What images pass before D sees them.", rich_help_panel=MODEL),
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="D's sign that ada aims at [0.6].", rich_help_panel=MODEL)
+    ] = None,
+    p: Annotated[float | None, typer.Option("--p", help="Strength of fixed.", rich_help_panel=MODEL)] = None,
+    augpipe: Annotated[str | None, typer.Option(help="blit, geom, … bgc [bgc].", rich_help_panel=MODEL)] = None,
     tf32: Annotated[bool, typer.Option(help="TF32 products on CUDA.", rich_help_panel=MODEL)] = True,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value.", rich_help_panel=MODEL)] = None,
     init_from: Annotated[str | None, typer.Option(help="Start from a model's weights.", rich_help_panel=RUN)] = None,
@@ -56,6 +65,7 @@ def train(
         "train": {"batch": batch, "batch_gpu": batch_gpu, "kimg": kimg, "ema_kimg": ema_kimg, "seed": seed}
         | {"snap": snap, "keep": keep, "init_from": init_from, "metric_every": metric_every}
         | {"metrics": None if metrics is None else [m for m in metrics.split(",") if m and m != "none"]}
+        | {"aug": aug, "aug_target": target, "aug_p": p, "aug_pipe": augpipe}
         | {"dtype": None if common.dtype == "auto" else common.dtype},
     }
     request = TrainRequest(

@@ -22,6 +22,7 @@ from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate, Weight, Widths
 from ganctl.spec import Image, Label
 
+AUGMENTS = True
 TRAIN = {"batch": 256, "ema_kimg": 500}
 """FFHQ-256. Deviation: the average's half-life is constant; the authors' code raises it from 0 over `decay_kimg`."""
 
@@ -303,12 +304,14 @@ def build(cfg: Config) -> Nets:
 def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """E f(D(x) - D(G(z))) + γ/2 E ‖∇ D(x)‖² + γ/2 E ‖∇ D(G(z))‖², f(t) = log(1 + e⁻ᵗ)  (eq. 2 and 3).
 
-    Deviation: without the augmentations of the authors' code. All of it in float32, for the penalties' sake.
+    Deviation: augmented as the run asks for, and not by the authors' own schedule. All of it in float32, for the
+    penalties' sake.
     """
     with torch.no_grad():
         fake = n.G(p.normal(len(b.x), n.G.z_dim), b.c)
-    real_logits, r1 = logits_and_penalty(lambda x: n.D(x, b.c), b.x)
-    fake_logits, r2 = logits_and_penalty(lambda x: n.D(x, b.c), fake)
+    real_logits, r1 = logits_and_penalty(lambda x: n.D(p.augment(x), b.c), b.x)
+    fake_logits, r2 = logits_and_penalty(lambda x: n.D(p.augment(x), b.c), fake)
+    p.judged(real_logits)
     half = gamma(cfg, p.nimg) / 2
     return {
         "D_loss": relativistic(real_logits, fake_logits),
@@ -320,8 +323,8 @@ def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
 def g_loss(n: Nets, b: Batch, p: Progress) -> Terms:
     """E f(D(G(z)) - D(x))  (eq. 2). Deviation: x are the images that D has just seen, not a further batch."""
     with torch.no_grad():
-        real_logits = n.D(b.x, b.c)
-    fake_logits = n.D(n.G(p.normal(len(b.x), n.G.z_dim), b.c), b.c)
+        real_logits = n.D(p.augment(b.x), b.c)
+    fake_logits = n.D(p.augment(n.G(p.normal(len(b.x), n.G.z_dim), b.c)), b.c)
     return {"G_loss": relativistic(fake_logits, real_logits)}
 
 

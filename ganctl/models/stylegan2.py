@@ -33,6 +33,8 @@ from ganctl.spec import Image, Label
 TRAIN = {"batch": 32, "ema_kimg": 10, "kimg": 25000}
 """Appendix B; the average's half-life and the batch of Karras et al. 2019, appendix C."""
 
+AUGMENTS = True
+
 Architecture = Literal["orig", "skip", "resnet"]
 """Fig. 7: plain; the sum of an RGB output (or input) at every resolution; residual blocks."""
 Draw = Callable[..., Tensor]
@@ -426,18 +428,19 @@ def generated(n: Nets, b: Batch, p: Progress, cfg: Config) -> Float[Tensor, "n c
 def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """-E log D(x) - E log(1 - D(G(z)))  (Goodfellow et al. 2014, eq. 1); real and generated batches apart."""
     fake = generated(n, b, p, cfg)
-    return {"D_loss": log_loss_d(n.D(b.x, b.c), n.D(fake, b.c))}
+    real = p.judged(n.D(p.augment(b.x), b.c))
+    return {"D_loss": log_loss_d(real, n.D(p.augment(fake), b.c))}
 
 
 def d_r1(n: Nets, b: Batch, p: Progress, gamma: float) -> Terms:
     """γ / 2 E ‖∇ D(x)‖², x real  (Mescheder et al. 2018, eq. 9)."""
-    _, penalty = logits_and_penalty(lambda x: n.D(x, b.c), b.x)
+    _, penalty = logits_and_penalty(lambda x: n.D(p.augment(x), b.c), b.x)
     return {"D_r1": gamma / 2 * penalty.mean()}
 
 
 def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """-E log D(G(z))  (Goodfellow et al. 2014, sec. 3)."""
-    return {"G_loss": non_saturating_g(n.D(generated(n, b, p, cfg), b.c))}
+    return {"G_loss": non_saturating_g(n.D(p.augment(generated(n, b, p, cfg)), b.c))}
 
 
 def g_pl(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:

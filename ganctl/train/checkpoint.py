@@ -18,6 +18,7 @@ from ganctl.io.bundle import fill_bundle, read_bundle
 from ganctl.io.files import TEMPORARY, atomic_folder, atomic_write, sha256, write_error
 from ganctl.io.tensors import load_into, read_tensors, write_tensors
 from ganctl.train import optim
+from ganctl.train.ada import Ada
 from ganctl.train.loop import State, networks
 
 
@@ -78,6 +79,7 @@ def save(
             "nimg": p.nimg,
             "step": p.step,
             "planned": planned,
+            "ada": vars(state.ada),
             "sums": {name: [float(total), state.counts[name]] for name, total in state.sums.items()},
             "metrics": scores.metrics,
             "best": vars(scores.best) if scores.best else None,
@@ -149,6 +151,7 @@ def restore(path: Path, state: State) -> Scores:
     p.rng.set_state(read_tensors(path / "resume" / "rng.safetensors")["rng"].to(torch.uint8))
     saved = facts(path)
     p.nimg, p.step = saved["nimg"], saved["step"]
+    state.ada = Ada(**saved.get("ada", {}))
     exact = torch.float32 if p.device.type == "mps" else torch.float64
     for name, (total, count) in saved.get("sums", {}).items():
         state.sums[name], state.counts[name] = torch.tensor(total, dtype=exact, device=p.device), count

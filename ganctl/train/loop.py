@@ -4,15 +4,18 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import DivergedError
-from ganctl.phase import Batch, Nets, Phase, Progress
+from ganctl.nn.augment import SETS, augment, every
+from ganctl.nn.diffaugment import diffaugment
+from ganctl.phase import Batch, Nets, Phase, Progress, as_they_are
 from ganctl.train import distributed, ema
+from ganctl.train.ada import Ada, Pace, step
 
 
 @config
@@ -42,6 +45,15 @@ class TrainConfig:
     """Every how many snapshots; the last one always."""
     metric_images: int = 5000
     """Samples behind metrics whose name does not fix their number."""
+    aug: Literal["none", "ada", "fixed", "diffaug"] = "none"
+    """What images pass before D sees them: adaptive (Karras et al. 2020), the same at a fixed strength, or DiffAugment
+    (Zhao et al. 2020)."""
+    aug_target: float = 0.6
+    """r_t that ada aims at: the mean sign of D's logits of real images."""
+    aug_p: float = 0.0
+    """Strength of fixed; where ada begins."""
+    aug_pipe: str = "bgc"
+    """Transformations of ada and fixed: blit, geom, color, filter, noise, cutout, and bg, bgc … of their initials."""
     init_from: str | None = None
     """A model whose weights the run starts from; tensors of other names or shapes start as new."""
 
@@ -49,6 +61,10 @@ class TrainConfig:
         for name in ("batch", "kimg", "tick", "snap", "keep", "metric_every", "metric_images"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be more than 0 and finite")
+        if not 0 <= self.aug_p <= 1 or not -1 <= self.aug_target <= 1:
+            raise ValueError("aug_p is 0 to 1 and aug_target -1 to 1")
+        if self.aug_pipe not in SETS:
+            raise ValueError(f"aug_pipe is one of {', '.join(SETS)}")
         if self.ema_kimg < 0 or self.seed < 0:
             raise ValueError("ema_kimg and seed must not be negative")
         if self.dtype not in ("fp32", "bf16"):
@@ -78,6 +94,8 @@ class State:
     ema: nn.Module
     optimizers: dict[str, torch.optim.Optimizer]
     progress: Progress
+    ada: Ada = field(default_factory=Ada)
+    """Of adaptive augmentation."""
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -128,6 +146,21 @@ def fit(
     return True
 
 
+def augmentation(state: State, cfg: TrainConfig) -> Callable[[Tensor], Tensor]:
+    """For `Progress.augment`: what `cfg.aug` names, at the strength of the moment."""
+    if cfg.aug == "none":
+        return as_they_are
+    if cfg.aug == "diffaug":
+        return lambda x: diffaugment(x, state.progress)
+    chances = every(cfg.aug_pipe)
+
+    def transformed(x: Tensor) -> Tensor:
+        p = state.ada.p if cfg.aug == "ada" else cfg.aug_p
+        return augment(x, p, state.progress, chances) if p else x
+
+    return transformed
+
+
 def crossed(before: int, after: int, kimg: float) -> bool:
     return math.floor(after / (kimg * 1000)) > math.floor(before / (kimg * 1000))
 
@@ -176,11 +209,26 @@ def run_phase(state: State, phase: Phase, batch: Batch, cfg: TrainConfig) -> Non
         of = ", ".join(bad) if bad else f"the gradient of {', '.join(phase.updates)}"
         raise DivergedError(f"training diverged after {p.nimg / 1000:g} kimg", f"{of} is not finite")
     note(state, mean)
+    judge(state, cfg)
     for name in phase.updates:
         state.optimizers[name].step()
     if phase.after:
         with torch.no_grad():
             phase.after(state.nets)
+
+
+def judge(state: State, cfg: TrainConfig) -> None:
+    """Takes D's verdicts on the real images of a phase: they are logged, and move the strength of ada."""
+    if not state.progress.verdicts:
+        return
+    r_t = torch.stack(state.progress.verdicts).mean()
+    state.progress.verdicts.clear()
+    if state.progress.world > 1:
+        r_t = distributed.mean(r_t)
+    note(state, {"D_sign": r_t})
+    if cfg.aug == "ada":
+        state.ada = step(state.ada, float(r_t), cfg.batch, Pace(target=cfg.aug_target))
+        note(state, {"aug_p": torch.tensor(state.ada.p, device=r_t.device)})
 
 
 def split(batch: Batch, size: int | None, device: torch.device) -> list[Batch]:

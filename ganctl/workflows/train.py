@@ -326,7 +326,8 @@ def new_state(recipe: Recipe, device: Any) -> "State":
     from ganctl.load import family
     from ganctl.phase import Progress
     from ganctl.train import distributed, optim
-    from ganctl.train.loop import State, networks
+    from ganctl.train.ada import Ada
+    from ganctl.train.loop import State, augmentation, networks
 
     module = family(recipe.model)
     world = distributed.world()
@@ -344,7 +345,10 @@ def new_state(recipe: Recipe, device: Any) -> "State":
     specs = module.optimizers(recipe.config)
     optimizers = {name: optim.make(spec, getattr(nets, name)) for name, spec in specs.items()}
     rng = torch.Generator().manual_seed(recipe.train.seed)
-    return State(nets, average, optimizers, Progress(0, 0, rng, device, distributed.rank(), world))
+    progress = Progress(0, 0, rng, device, distributed.rank(), world)
+    state = State(nets, average, optimizers, progress, Ada(p=recipe.train.aug_p))
+    progress.augment = augmentation(state, recipe.train)
+    return state
 
 
 def _transfer(reference: str, state: "State", recipe: Recipe, reporter: Reporter) -> None:
