@@ -1,5 +1,6 @@
 """zoo.yaml: what ships is right, and what is wrong in a zoo is told at once, with its line."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -220,6 +221,27 @@ def test_feature_networks_are_the_catalogues(name: str, theirs: str, licence: st
     assert f"upstream: {upstream.url}\n" in facts and f"value: {upstream.sha256}\n" in facts
     assert f"size_bytes: {upstream.bytes}\n" in facts or "size_bytes" not in facts
     assert f"format: {upstream.format}\n" in facts and f"licence: {licence}\n" in facts
+
+
+def test_published_samplers_are_the_catalogues() -> None:
+    """Every hash was published, and for that file; NVIDIA's and unknown licences count as non-commercial."""
+    path = SHARED / "zoo-catalogue.yaml"
+    if not path.exists():
+        pytest.skip("needs zoo-catalogue.yaml")
+    facts = path.read_text().split("\n- id: ")
+    found = [e for e in catalog.entries().values() if e.upstream and e.task == "sample"]
+    assert {"stylegan2-ffhq", "stylegan2-ada-metfaces", "r3gan-ffhq"} <= {e.name for e in found}
+    for e in found:
+        assert e.upstream is not None
+        (about,) = [f for f in facts if re.search(rf"(value|prefix|sha256): '?{e.upstream.sha256}", f)][:1]
+        url = re.fullmatch(r"https://huggingface.co/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", e.upstream.url)
+        parts = [f"repo: {url[1]}", f"file: {url[3]}"] if url else [e.upstream.url]
+        assert all(part in about for part in parts), e.name
+        assert not url or url[2] == "main" or f"revision: {url[2]}" in about, e.name
+        assert not e.upstream.bytes or f"size_bytes: {e.upstream.bytes}" in about, e.name
+        if e.card["license"] in ("NVIDIA-NC", "unknown"):
+            assert e.card["noncommercial"] is True, e.name
+        assert e.card["paper"].startswith("arXiv:")
 
 
 def test_the_licence_of_the_lpips_heads_travels_with_them() -> None:
