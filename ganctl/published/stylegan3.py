@@ -1,4 +1,7 @@
-"""StyleGAN3's published layouts: NVIDIA's snapshots, and their tensors alone, as NVIDIA or OpenMMLab name them."""
+"""StyleGAN3's published layouts: NVIDIA's snapshots, and state dicts as NVIDIA or OpenMMLab name them.
+
+The discriminator is StyleGAN2's, and read as such.
+"""
 
 import re
 from collections.abc import Mapping
@@ -7,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ganctl.io.pickle_records import PersistedModule, TfNetwork
+from ganctl.published import stylegan2
 from ganctl.published.arguments import Arguments
 from ganctl.published.names import Networks
 
@@ -16,9 +20,11 @@ def is_stylegan3(state: Mapping[str, Tensor]) -> bool:
 
 
 def from_nvidia(net: PersistedModule | TfNetwork) -> Networks | None:
-    """`training.networks_stylegan3.Generator`: arguments that are not set are the defaults of that code."""
+    """`training.networks_stylegan3.Generator`, or a discriminator: what is not set has the defaults of that code."""
     if isinstance(net, TfNetwork):
         return None
+    if net.class_name == "Discriminator":
+        return _discriminator(stylegan2.from_nvidia(net))
     tensors = net.tensors()
     if net.class_name != "Generator" or not is_stylegan3(tensors):
         return None
@@ -45,17 +51,31 @@ def from_nvidia(net: PersistedModule | TfNetwork) -> Networks | None:
         "lrelu_upsampling": a.take("lrelu_upsampling", 2),
         "radial_filters": a.take("use_radial_filters", False),
         "clamp": a.take("conv_clamp", 256),
+        "num_fp16_res": a.take("num_fp16_res", 4),
+        "magnitude_ema_beta": a.take("magnitude_ema_beta", 0.999),
+        "w_beta": mapping.take("w_avg_beta", 0.998),
     }
-    a.ignore("num_fp16_res", "magnitude_ema_beta", "use_fp16")
     mapping.fixed(lr_multiplier=0.01)
-    mapping.ignore("w_avg_beta")
     mapping.done()
     a.done()
     return cfg, {"G": tensors}
 
 
+def _discriminator(found: Networks | None) -> Networks | None:
+    """StyleGAN2's discriminator in the words of StyleGAN3's config."""
+    if found is None or list(found[1]) != ["D"]:
+        return None
+    cfg = found[0]
+    if (cfg["d_architecture"], cfg.get("mbstd_channels", 1), cfg.get("d_mapping_layers", 8)) != ("resnet", 1, 8):
+        return None
+    same = {k: cfg[k] for k in ("resolution", "channels", "classes", "clamp", "mbstd_group") if k in cfg}
+    return {**same, "d_channel_base": cfg["channel_base"], "d_channel_max": cfg["channel_max"]}, found[1]
+
+
 def from_state(state: Mapping[str, Tensor]) -> Networks | None:
     """NVIDIA's names, or OpenMMLab's (`style_mapping.`): the sizes are read off the layers' names and tensors."""
+    if not any(k.startswith("synthesis.") for k in state):
+        return _discriminator(stylegan2.from_state(state))
     tensors = {re.sub(r"^style_mapping\.", "mapping.", k): t for k, t in state.items()}
     layers = {
         int(m[1]): (int(m[2]), int(m[3]))
@@ -88,6 +108,7 @@ def from_state(state: Mapping[str, Tensor]) -> Networks | None:
         "margin": (first[0] - _first_rate(resolution)) // 2,
         "kernel": kernel[-1] if len(kernel) == 4 else 0,
         "radial_filters": any(len(s) == 2 for s in down),
+        "clamp": 256.0,
     }
     return cfg, {"G": tensors}
 

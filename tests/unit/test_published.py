@@ -46,7 +46,7 @@ def held(value: Any, **options: Any) -> dict[str, Held]:
 
 
 def read(held: Held) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    for reader in (stylegan3, stylegan2):
+    for reader in (stylegan2, stylegan3):
         nvidia = isinstance(held, PersistedModule | TfNetwork)
         if (got := (reader.from_nvidia if nvidia else reader.from_state)(held)) is not None:  # type: ignore[arg-type]
             return got
@@ -292,6 +292,21 @@ def test_plain_class_pickles_are_state_dicts(tmp_path: Path, names: tuple[str, s
     assert snapshot["G_ema"].class_name == f"{names[1]}.Generator" and snapshot["G_ema"].state["z_dim"] == 4
     same(dict(held(snapshot)["G_ema"]), tensors)  # type: ignore[call-overload]
     assert training_card(snapshot) == {"trained_on": "ffhq64"}
+
+
+def test_stylegan3_reads_its_discriminator_in_its_own_words() -> None:
+    D = read_torch(golden(f"nvidia-pickle/{SG3}.pkl"))["D"]
+    found = stylegan3.from_nvidia(D)
+    assert found is not None
+    assert found[0] == {
+        "resolution": 32, "channels": 3, "classes": None, "clamp": 256, "mbstd_group": 4,
+        "d_channel_base": 192, "d_channel_max": 12,
+    }  # fmt: skip
+    same(found[1]["D"], companion(SG3, "D"))
+    by_names = stylegan3.from_state(companion(SG3, "D"))
+    assert by_names is not None and by_names[0]["d_channel_base"] == 192
+    D.init_kwargs["architecture"] = "skip"
+    assert stylegan3.from_nvidia(D) is None
 
 
 def test_other_classes_in_the_container_are_refused(tmp_path: Path) -> None:
