@@ -13,6 +13,7 @@ from ganctl.io.listing import ImageRef
 from ganctl.load import Model
 from ganctl.metrics.blocks import Look
 from ganctl.metrics.features import Extractor
+from ganctl.nn.drawing import of_seeds
 from ganctl.nn.precision import inference
 from ganctl.protocols import Sampler
 
@@ -73,5 +74,5 @@ def sampled(model: Model, seeds: range, batch_size: int = TOGETHER) -> Iterator[
     for start in range(seeds.start, seeds.stop, batch_size):
         some = range(start, min(start + batch_size, seeds.stop))
         with inference(model.device):
-            images = net.sample(net.prior(some).to(model.device))
+            images = of_seeds(net, some, model.device)
         yield from to_pixels(images, net.x.range)

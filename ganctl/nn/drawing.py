@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ganctl.io.seeds import seed_class
 from ganctl.protocols import Noise, StyleSampler, classes_of
 
 NOISE_BUFFERS = ("noise_const", "noise")
@@ -58,6 +59,14 @@ def draw(
     else:
         images = net.synthesize(w, noise=noise_of(drawing.noise, (latent.seed for latent in latents)))
     return images, tuple(replace(latent, w=one) for latent, one in zip(latents, w.cpu(), strict=True))
+
+
+def of_seeds(net: Any, seeds: Sequence[int], device: torch.device) -> Tensor:
+    """Images [n, c, h, w] of seeds: untruncated, and of a conditional network each of the class that its seed gives."""
+    z, label = net.prior(seeds).to(device), classes_of(net)
+    if label is None:
+        return net.sample(z)
+    return net.sample(z, torch.tensor([seed_class(seed, label.n) for seed in seeds], device=device))
 
 
 def styles(net: StyleSampler, latents: Sequence[Latent], drawing: Drawing, device: torch.device) -> Tensor:

@@ -32,12 +32,13 @@ def reals(data: "Dataset", path: Path) -> None:
 def progress_grid(net: Any, data: "Dataset", recipe: Recipe, path: Path, device: Any) -> None:
     """Samples of seeds 0 to 63; of a translator, rows of source, result and target. A classifier shows nothing."""
     from ganctl.io.images import from_pixels
+    from ganctl.nn.drawing import of_seeds
     from ganctl.nn.precision import inference
     from ganctl.protocols import Sampler, Translator
 
     with inference(device):
         if isinstance(net, Sampler):
-            images = net.sample(net.prior(range(CELLS)).to(device))
+            images = of_seeds(net, range(CELLS), device)
             write_image(path, grid(list(to_pixels(images, net.x.range)), 8))
         elif isinstance(net, Translator):
             assert data.y is not None
@@ -52,6 +53,7 @@ def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str
     """A metric of the sampler's first seeds against the training data, whose side is kept in `real`."""
     from ganctl.metrics import training
     from ganctl.metrics.catalog import METRICS
+    from ganctl.nn.drawing import of_seeds
     from ganctl.nn.precision import inference
 
     device = next(net.parameters()).device
@@ -64,7 +66,7 @@ def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str
         for start in range(0, n, step):
             seeds = range(start, min(start + step, n))
             with inference(device):
-                images = net.sample(net.prior(seeds).to(device))
+                images = of_seeds(net, seeds, device)
             yield to_pixels(images, net.x.range)
 
     if metric not in real:

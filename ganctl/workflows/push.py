@@ -117,6 +117,7 @@ def _samples(bundle: Bundle, task: str) -> tuple[bytes | None, str]:
 
     from ganctl.io.images import encode, grid, to_pixels
     from ganctl.load import best_net, model_names, network
+    from ganctl.nn.drawing import of_seeds
     from ganctl.protocols import Classifier, Sampler, Translator
 
     if bundle.model not in model_names():
@@ -125,7 +126,7 @@ def _samples(bundle: Bundle, task: str) -> tuple[bytes | None, str]:
     if isinstance(net, Sampler):
         columns, rows = SHEET
         with torch.inference_mode():
-            images = [net.sample(net.prior([seed])) for seed in range(columns * rows)]
+            images = [of_seeds(net, [seed], torch.device("cpu")) for seed in range(columns * rows)]
         return encode(grid(list(to_pixels(torch.cat(images), net.x.range)), columns)), "sample"
     if isinstance(net, Translator):
         return None, "translate"

@@ -306,6 +306,7 @@ def fingerprint(bundle: Bundle) -> dict[str, float]:
     import torch
 
     from ganctl.load import best_net, model_names, network
+    from ganctl.nn.drawing import of_seeds
     from ganctl.protocols import Classifier, Sampler, Translator
 
     for name in bundle.nets:
@@ -315,7 +316,7 @@ def fingerprint(bundle: Bundle) -> dict[str, float]:
     net = network(bundle, best_net(bundle))
     with torch.inference_mode():
         if isinstance(net, Sampler):
-            out = net.sample(net.prior([0]))
+            out = of_seeds(net, [0], torch.device("cpu"))
         elif isinstance(net, Translator):
             out = net.translate(_ramp(net.source, net.stride), seed=0)
         elif isinstance(net, Classifier):

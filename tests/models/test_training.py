@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganctl.load import load, model_names
+from ganctl.errors import UsageError
+from ganctl.io.seeds import seed_class
+from ganctl.load import family, load, model_names
+from ganctl.nn.drawing import of_seeds
 from ganctl.train.checkpoint import restore
 from ganctl.train.loop import networks
 from ganctl.workflows.recipe import resolve
@@ -49,3 +52,19 @@ def test_a_few_steps_move_every_network_and_nothing_breaks(model: str, dtype: st
     drawn = list((tmp_path / "run" / "samples").glob("*.png"))
     assert bool(drawn) == (model != "lenet")
     assert (tmp_path / "run" / "reals.png").is_file()
+
+
+@pytest.mark.parametrize("model", [m for m in model_names() if getattr(family(m).Config(), "classes", 0) is None])
+def test_a_family_that_may_have_classes_trains_on_them(model: str, data: dict, tmp_path: Path):
+    short = ("kimg=0.016", "tick=0.016", "snap=0.016", "classes=2")
+    train(request(model, data["classes"], tmp_path / "run", *short))
+    assert list((tmp_path / "run" / "samples").glob("*.png"))
+    net = load(str(tmp_path / "run"), device="cpu").net
+    assert net.c.n == 2
+    z = net.prior([0, 0])
+    images = net.sample(z, torch.tensor([0, 1]))
+    assert (images[0] - images[1]).abs().max() > 1e-4
+    # Of seeds, each has the class that its seed gives.
+    assert torch.equal(of_seeds(net, [0], z.device), net.sample(z[:1], torch.tensor([seed_class(0, 2)])))
+    with pytest.raises(UsageError, match="no classes in"):
+        train(request(model, data["classes"] / "a", tmp_path / "other", *short))
