@@ -60,6 +60,8 @@ class Config:
     """Side from which upsampling layers are transposed convolutions (the authors' code): the same, kernels turned."""
     blur: bool = True
     """Low-pass filter after upsampling and before downsampling (appendix C)."""
+    mmlab: bool = False
+    """OpenMMLab's order: bias and leaky ReLU stand before the filter, too; and 1e-5 under the root of AdaIN."""
     grow_from: Count = 8
     """Side of the images at the beginning (appendix C)."""
     stage_kimg: Weight = 600.0
@@ -140,6 +142,7 @@ class Layer(nn.Module):
     def __init__(self, cfg: Config, inputs: int, outputs: int, side: int, kind: str) -> None:
         super().__init__()
         self.up, self.fused, self.blur = kind == "up", side >= cfg.fused_from, cfg.blur
+        self.early, self.eps = cfg.mmlab and self.up, 1e-5 if cfg.mmlab else 1e-8
         self.scale = HE / math.sqrt(inputs * 9)
         if kind == "const":
             self.const = nn.Parameter(torch.ones(1, outputs, side, side))
@@ -156,12 +159,15 @@ class Layer(nn.Module):
         if not self.up:
             return F.conv2d(x, self.weight * self.scale, padding=1)
         x = upsampled(x, self.weight * self.scale, self.fused)
+        if self.early:
+            x = F.leaky_relu(x + self.bias[:, None, None], 0.2)
         return blurred(x) if self.blur else x
 
     def forward(self, x: Tensor | None, w: Float[Tensor, "n w"], noise: str | Draw) -> Float[Tensor, "n o h w2"]:
-        y = self.apply_noise(self.convolved(x, len(w)), noise) + self.bias[:, None, None]
+        y = self.apply_noise(self.convolved(x, len(w)), noise)
+        y = y if self.early else y + self.bias[:, None, None]
         scale, shift = self.style(w)[:, :, None, None].chunk(2, 1)
-        return F.instance_norm(F.leaky_relu(y, 0.2).float(), eps=1e-8) * (scale + 1) + shift
+        return F.instance_norm(F.leaky_relu(y, 0.2).float(), eps=self.eps) * (scale + 1) + shift
 
 
 class SynthesisNetwork(nn.Module):
@@ -333,13 +339,13 @@ KERNEL = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0])) / 16
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> Found | None:
-    """GenForce's conversions of the official networks and its own trainings (`mapping.denseN`, `synthesis.layerN`), and
-    pytorch_GAN_zoo's G (`mapping.FC.N`, `baseScale0`).
+    """GenForce's conversions of the official networks and its own trainings (`mapping.denseN`, `synthesis.layerN`),
+    pytorch_GAN_zoo's G (`mapping.FC.N`, `baseScale0`), and OpenMMLab's G (`style_mapping.N`, `convs.N.adain1`).
 
     A file does not say from which side on its upsampling kernels are those of transposed convolutions: from 128 px,
     as in the official networks, or give `fused_from`.
     """
-    for read in (_official_g, _official_d, _zoo_g):
+    for read in (_official_g, _official_d, _zoo_g, _mmlab_g):
         if (found := read(state)) is not None:
             return found
     return None
@@ -414,8 +420,61 @@ def _zoo_g(state: Mapping[str, Tensor]) -> Found | None:
         layer, side = f"synthesis.layer{i}", 4 << i // 2
         tensors[f"{layer}.apply_noise.weight"] = state[f"{name}.module.weight"].flatten()[:1].repeat(widths[i // 2])
         tensors[f"{layer}.apply_noise.noise"] = torch.randn(1, 1, side, side, generator=generator)
-        # Its styles scale by y, ours by 1 + y.
-        bias = tensors[f"{layer}.style.bias"]
-        tensors[f"{layer}.style.bias"] = bias - (torch.arange(len(bias)) < len(bias) // 2).to(bias)
+        tensors[f"{layer}.style.bias"] = _less_one(tensors[f"{layer}.style.bias"])
     config = {**_config(dense, widths, colours), "grow_from": 8, "blur": False, "fused_from": 16384}
     return config, {"G": tensors}
+
+
+def _less_one(bias: Tensor) -> Tensor:
+    """Of a style that scales by y, for ours, which scales by 1 + y: the first half are scales."""
+    return bias - (torch.arange(bias.numel()) < bias.numel() // 2).to(bias.dtype).view(bias.shape)
+
+
+def _mmlab_g(state: Mapping[str, Tensor]) -> Found | None:
+    """OpenMMLab's generator in RGB order: one strength a noise map, styles without the 1, the mean of w not stored."""
+    dense = _weights(state, r"style_mapping\.(\d{1,2})\.linear\.weight_orig")
+    colours = numbered_convs(state, r"to_rgbs\.(\d{1,2})\.conv\.weight_orig")
+    n, const, found = len(colours), state.get("convs.0.conv1.input"), {"synthesis.lod": torch.zeros(())}
+    names = {f"style_mapping.{i + 1}.bias": f"mapping.dense{i}.bias" for i in range(len(dense))}
+    scaled = {f"style_mapping.{i + 1}.linear.weight_orig": f"mapping.dense{i}.weight" for i in range(len(dense))}
+    for i in range(n):
+        scaled[f"to_rgbs.{i}.conv.weight_orig"] = f"synthesis.output{i}.weight"
+        names[f"to_rgbs.{i}.conv.bias"] = f"synthesis.output{i}.bias"
+        for j in (0, 1):
+            ours, conv = f"synthesis.layer{2 * i + j}", f"convs.{i}.conv{j + 1}" + (".0" if i and not j else "")
+            scaled[f"convs.{i}.adain{j + 1}.affine.weight_orig"] = f"{ours}.style.weight"
+            names[f"convs.{i}.adain{j + 1}.affine.bias"] = f"{ours}.style.bias"
+            names[f"convs.{i}.noise_injector{j + 1}.weight"] = f"{ours}.apply_noise.weight"
+            names[f"injected_noise_{2 * i + j}"] = f"{ours}.apply_noise.noise"
+            if i or j:
+                names |= {f"{conv}.conv.weight_orig": f"{ours}.weight", f"{conv}.conv.bias": f"{ours}.bias"}
+    filters = {f"convs.{i}.conv1.1.kernel" for i in range(1, n)}
+    if n < 2 or not dense or const is None or const.ndim != 4 or not names.keys() | scaled.keys() <= state.keys():
+        return None
+    if len(state) != len(names) + len(scaled) + len(filters) + 1:
+        return None
+    found |= {ours: state[theirs] for theirs, ours in names.items()} | {"synthesis.layer0.const": const}
+    # Its linear maps to styles and colours have √2 where ours have 1, the mapping network 1 where ours has √2.
+    found |= {o: state[t] * (1 / HE if o.startswith("mapping") else HE) for t, o in scaled.items()}
+    widths = [const.shape[1], *(c.shape[1] for c in colours[1:])]
+    for i in range(2 * n):
+        layer = f"synthesis.layer{i}"
+        found[f"{layer}.style.bias"] = _less_one(found[f"{layer}.style.bias"])
+        found[f"{layer}.apply_noise.weight"] = found[f"{layer}.apply_noise.weight"].flatten()[:1].repeat(widths[i // 2])
+    found["synthesis.layer0.bias"] = torch.zeros(widths[0])
+    mean = _mean_w([(found[f"mapping.dense{i}.weight"], found[f"mapping.dense{i}.bias"]) for i in range(len(dense))])
+    if mean is None:
+        return None
+    return {**_config(dense, widths, colours), "fused_from": 16384, "mmlab": True}, {
+        "G": {**found, "mapping.w_avg": mean}
+    }
+
+
+def _mean_w(layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor | None:
+    """The mean of w over 4096 z, as OpenMMLab's code takes it; None for layers that do not fit each other."""
+    x = pixel_norm(torch.randn(4096, layers[0][0].shape[1], generator=torch.Generator().manual_seed(0)))
+    for weight, bias in layers:
+        if weight.shape != (bias.numel(), x.shape[1]):
+            return None
+        x = F.leaky_relu(F.linear(x, weight.float() * (HE * 0.01 / math.sqrt(x.shape[1])), bias.float() * 0.01), 0.2)
+    return x.mean(0)

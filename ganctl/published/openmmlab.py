@@ -30,7 +30,7 @@ def rgb(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if not is_theirs(state):
         return state
     last = max((int(m[1]) for k in state if (m := re.match(r"synthesis\.L(\d{1,3})_", k))), default=-1)
-    out = rf"to_rgb1\.(conv\.weight|bias)|to_rgbs\.\d+\.(conv\.weight|bias)|synthesis\.L{last}_\d+_\d+\.(weight|bias)"
+    out = rf"to_rgb(1|s\.\d+)\.(conv\.weight|(conv\.)?bias)|synthesis\.L{last}_\d+_\d+\.(weight|bias)"
 
     def turned(key: str, tensor: Tensor) -> Tensor:
         if re.fullmatch(out, key.removesuffix("_orig")):

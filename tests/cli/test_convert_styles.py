@@ -25,7 +25,7 @@ State = dict[str, Tensor]
 
 def louder(state: State) -> State:
     """Another network of the same layout: filters are constants."""
-    return {k: v if "blur" in k else v * 1.25 for k, v in state.items()}
+    return {k: v if "blur" in k or "kernel" in k else v * 1.25 for k, v in state.items()}
 
 
 @pytest.fixture
@@ -135,6 +135,19 @@ def test_gan_zoos_stylegan(tmp_path: Path, gan_zoo: Callable[..., Path]) -> None
     assert torch.equal(G.sample(inputs["z"]), load(str(tmp_path / "c"), device="cpu").net.sample(inputs["z"]))
 
 
+@torch.no_grad()
+def test_openmmlabs_stylegan(tmp_path: Path) -> None:
+    """Its pictures are blue first, too; a name that says rgb is believed."""
+    weights, inputs, outputs, _ = read(golden("stylegan1-openmmlab-g-r16.safetensors"))
+    both = {f"generator.{k}": v for k, v in louder(weights).items()}
+    both |= {f"generator_ema.{k}": v for k, v in weights.items()}
+    for name, channels in (("styleganv1_1234abcd.pth", [2, 1, 0]), ("styleganv1_cvt-rgb.pth", [0, 1, 2])):
+        result = convert(saved(tmp_path / name, {"meta": {}, "state_dict": both}), tmp_path / f"{name}-b")
+        assert (result["model"], set(result["nets"])) == ("stylegan", {"G", "G_ema"})
+        G = load(result["path"], device="cpu").net
+        close(G.sample(inputs["z"]), outputs["full.img"][:, channels].clamp(-1, 1))
+
+
 def test_another_class_beside_the_networks_is_refused(tmp_path: Path, gan_zoo: Callable[..., Path]) -> None:
     weights = read(golden("stylegan1-zoo-g-r16.safetensors"))[0]
     data = gan_zoo(tmp_path / "x.pth", avgG=weights).read_bytes()
@@ -168,6 +181,7 @@ LAYOUTS: dict[str, Callable[[], Mapping[str, Tensor]]] = {
     "stylegan": lambda: own("stylegan"),
     "progan, gan zoo": gan_zoo_progan,
     "stylegan, gan zoo": lambda: read(golden("stylegan1-zoo-g-r16.safetensors"))[0],
+    "stylegan, openmmlab": lambda: read(golden("stylegan1-openmmlab-g-r16.safetensors"))[0],
     "progan, openmmlab": lambda: read(golden("progan-openmmlab-g-r16.safetensors"))[0],
 }
 
