@@ -311,7 +311,8 @@ def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
         fake = n.G(p.normal(len(b.x), n.G.z_dim), b.c)
     real_logits, r1 = logits_and_penalty(lambda x: n.D(p.augment(x), b.c), b.x)
     fake_logits, r2 = logits_and_penalty(lambda x: n.D(p.augment(x), b.c), fake)
-    p.judged(real_logits)
+    # The loss leaves the logits' level open: only differences have a sign that says something.
+    p.judged(real_logits - fake_logits)
     half = gamma(cfg, p.nimg) / 2
     return {
         "D_loss": relativistic(real_logits, fake_logits),

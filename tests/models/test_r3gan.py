@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from ganctl.errors import UsageError
+from ganctl.load import skeleton
 from ganctl.losses.adversarial import relativistic
 from ganctl.losses.regularizers import logits_and_penalty
 from ganctl.models import r3gan
+from ganctl.phase import Batch, Progress
 
 
 def test_relativistic_loss_is_the_log_probability_of_the_right_order() -> None:
@@ -37,9 +39,8 @@ SMALL = {"resolution": 16, "channels": 1, "z_dim": 5, "width": 8}
 
 def test_the_published_sizes() -> None:
     """Widths, groups and blocks of the authors' FFHQ-256; its G and D have 23 million weights each."""
-    with torch.device("meta"):
-        cfg = r3gan.Config()
-        nets = r3gan.build(cfg)
+    cfg = r3gan.Config()
+    nets = skeleton(r3gan, cfg)
     table = r3gan.stages(cfg)
     assert [s.width for s in table] == [768, 768, 768, 768, 384, 192, 96]
     assert [s.groups for s in table] == [96, 96, 96, 96, 48, 24, 12] and {s.blocks for s in table} == {2}
@@ -106,3 +107,18 @@ def test_published_layout_is_read_off_the_shapes_and_damage_is_none() -> None:
                 found = r3gan.from_upstream({**state, key: wrong})
                 assert found is None or found[1].keys() == {net}
         assert r3gan.from_upstream({k: v for k, v in state.items() if "MainLayers.1" not in k}) is None
+
+
+def test_the_sign_that_is_reported_is_that_of_differences() -> None:
+    """D's logits may all be far above 0: what counts is how often a real image is above a generated one."""
+    torch.manual_seed(0)
+    nets = r3gan.build(r3gan.Config(**SMALL))
+    D = nets.D
+    signs = []
+    for level in (0.0, 16.0):
+        nets.D = lambda x, c, level=level: D(x, c) + level  # type: ignore[assignment]
+        p = Progress(0, 0, torch.Generator().manual_seed(1), torch.device("cpu"))
+        real = torch.rand(16, 1, 16, 16, generator=torch.Generator().manual_seed(2)) * 2 - 1
+        r3gan.d_loss(nets, Batch(real), p, r3gan.Config(**SMALL))
+        signs += [verdict.item() for verdict in p.verdicts]
+    assert signs[0] == signs[1] and abs(signs[0]) < 1
