@@ -1,0 +1,108 @@
+"""The whole road of a published network: pulled from its authors' address, hashed, converted once, sampled offline."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ganctl.io.bundle import Bundle, read_bundle
+from ganctl.load import network
+from tests.cli.test_convert_published import SG2, TF, draws
+from tests.conftest import golden
+from tests.layouts import companion, openmmlab_names, rosinality_generator, tf_pickle
+from tests.zoo.conftest import World
+from tests.zoo.hubserver import Fault
+from tests.zoo.test_pull import three_parts
+
+
+def entry(
+    world: World, name: str, model: str, file: str, data: bytes, *, form: str, net: str, digest: str = ""
+) -> None:
+    """A zoo of one entry, as zoo.yaml has those of NVIDIA's and OpenMMLab's files."""
+    world.hub.files[file] = data
+    world.zoo(
+        f"{name}:\n  model: {model}\n  config: {{resolution: 32}}\n  weights:\n    upstream:\n"
+        f"      url: {world.hub.url}/upstream/{file}\n      sha256: {digest or hashlib.sha256(data).hexdigest()}\n"
+        f"      format: {form}\n      net: {net}\n"
+        "  card: {task: sample, license: NVIDIA-NC, noncommercial: true, trained_on: noise}\n"
+    )
+
+
+def published(kind: str) -> tuple[str, bytes]:
+    """The name and bytes of a golden network in one of the containers."""
+    if kind == "tensorflow":
+        return "config-f.pkl", tf_pickle(*(companion(SG2, k) for k in ("G", "D", "G_ema")), **TF)
+    if kind == "openmmlab":
+        state = openmmlab_names(rosinality_generator(companion(SG2, "G_ema")))
+        return "x-rgb.pth", torch_file({"state_dict": {f"generator_ema.{k}": turned(k, t) for k, t in state.items()}})
+    return "snapshot.pkl", golden(f"nvidia-pickle/{kind}.pkl").read_bytes()
+
+
+def turned(key: str, tensor: torch.Tensor) -> torch.Tensor:
+    """OpenMMLab's files named rgb have the channels in RGB order."""
+    return tensor.flip(1) if "to_rgb" in key and "modulation" not in key and "kernel" not in key else tensor
+
+
+def torch_file(value: object) -> bytes:
+    out = io.BytesIO()
+    torch.save(value, out)
+    return out.getvalue()
+
+
+ROADS = {
+    SG2: ("stylegan2", "nvidia-pickle", "G_ema", (1.0, 0.7)),
+    "tensorflow": ("stylegan2", "nvidia-pickle", "G_ema", (1.0, 0.7)),
+    "openmmlab": ("stylegan2", "torch-checkpoint", "state_dict.generator_ema", (1.0,)),
+}
+
+
+@pytest.mark.parametrize("kind", ROADS)
+def test_pull_and_convert_once(world: World, kind: str) -> None:
+    model, form, net, psi = ROADS[kind]
+    file, data = published(kind)
+    entry(world, "tiny", model, file, data, form=form, net=net)
+    done = world.run("zoo", "pull", "tiny", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "tiny is for non-commercial use only" in done.stderr
+    bundle = read_bundle(Path(json.loads(done.stdout)["path"]))
+    assert list(bundle.nets) == ["G_ema"] and bundle.card["license"] == "NVIDIA-NC"
+    assert (bundle.config["resolution"], bundle.config["channel_max"]) == (32, 24)
+    draws(bundle.path, "G_ema", SG2, psi)
+    assert world.hub.gets(f"/upstream/{file}") == 1
+    # From here on nothing is asked.
+    world.hub.requests.clear()
+    if kind == SG2:
+        sampled_offline(world, bundle)
+    assert world.hub.requests == []
+
+
+def sampled_offline(world: World, bundle: Bundle) -> None:
+    """`sample` draws what the bundle's network draws, without converting again."""
+    written = (bundle.path / "model.json").stat().st_mtime_ns
+    done = world.run("sample", "tiny", "--seeds", "0,5", "-o", "out", "--offline", "-q")
+    assert done.returncode == 0, done.stderr
+    G = network(bundle, "G_ema")
+    with torch.inference_mode():
+        x = G.sample(G.prior([0, 5]))
+    for path, image in zip(done.stdout.split(), x, strict=True):
+        found = np.asarray(Image.open(world.folder / path)).astype(int)
+        assert np.abs(found - ((image.permute(1, 2, 0) + 1) * 127.5).numpy()).max() <= 1
+    assert (bundle.path / "model.json").stat().st_mtime_ns == written
+
+
+def test_what_is_not_the_published_file(world: World) -> None:
+    file, data = published(SG2)
+    entry(world, "tiny", "stylegan2", file, data, form="nvidia-pickle", net="G_ema")
+    world.hub.faults.append(Fault("/upstream/", "flip", times=1))
+    done = world.run("zoo", "pull", "tiny")
+    assert done.returncode == 4 and "its sha256 is " in done.stderr
+    three_parts(done.stderr)
+    entry(world, "tiny", "stylegan2", file, data, form="nvidia-pickle", net="G_mean")
+    done = world.run("zoo", "pull", "tiny")
+    assert done.returncode == 4 and "it holds no 'G_mean'" in done.stderr
+    assert not list((world.folder / "cache").rglob("model.json"))
