@@ -31,7 +31,7 @@ def fir_filter(taps: Sequence[float], *, separable: bool = False) -> Filter:
 
 def upfirdn2d(
     x: Float[Tensor, "n c h w"],
-    f: Filter | None,
+    f: Filter,
     *,
     up: Pair = 1,
     down: Pair = 1,
@@ -42,25 +42,55 @@ def upfirdn2d(
     """Zeros after each sample, padding or cropping, convolution with the filter, every `down`-th sample kept.
 
     Gives (h · up + above + below - kh) // down + 1 rows, and columns likewise. `gain` scales the whole filter. `flip`
-    correlates instead of convolving: the transpose of the same call, with up and down exchanged. No filter: none.
+    correlates instead of convolving. Keeps x's number format, whatever autocast is on.
     """
-    (up_x, up_y), (down_x, down_y), sides = _pair(up), _pair(down), _sides(padding)
-    n, c, h, w = x.shape
-    if up_x > 1 or up_y > 1:
-        x = F.pad(x.reshape(n, c, h, 1, w, 1), (0, up_x - 1, 0, 0, 0, up_y - 1)).reshape(n, c, h * up_y, w * up_x)
-    if any(sides):
-        x = F.pad(x, sides)
-    if f is None:
-        return (x * gain if gain != 1 else x)[:, :, ::down_y, ::down_x]
-    taps: Tensor = (f if flip else f.flip(list(range(f.ndim)))).to(x.dtype) * gain ** (f.ndim / 2)
-    # One image per channel: every channel meets the same filter.
-    x = x.reshape(n * c, 1, *x.shape[2:])
-    if taps.ndim == 2:
-        x = F.conv2d(x, taps[None, None], stride=(down_y, down_x))
-    else:
-        x = F.conv2d(x, taps[None, None, None, :], stride=(1, down_x))
-        x = F.conv2d(x, taps[None, None, :, None], stride=(down_y, 1))
-    return x.reshape(n, c, *x.shape[2:])
+    return _UpFirDn.apply(x, f, _pair(up), _pair(down), _sides(padding), gain, flip)  # type: ignore[return-value]
+
+
+class _UpFirDn(torch.autograd.Function):
+    """The operation with its gradient, which is the operation again, up and down exchanged: so is the gradient's.
+
+    Torch's own second derivative of a convolution for each channel takes one step per channel.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, f: Tensor, up: tuple, down: tuple, sides: tuple, gain: float, flip: bool) -> Tensor:  # type: ignore[override]
+        taps = (f.flip(list(range(f.ndim))) if flip else f).to(x.dtype) * gain ** (f.ndim / 2)
+        with torch.autocast(x.device.type, enabled=False):
+            if taps.ndim == 2:
+                y = _filter(x, taps, up, down, sides)
+            else:
+                y = _filter(x, taps[None, :], (up[0], 1), (down[0], 1), (*sides[:2], 0, 0))
+                y = _filter(y, taps[:, None], (1, up[1]), (1, down[1]), (0, 0, *sides[2:]))
+        ctx.save_for_backward(f)
+        ctx.settings = (up, down, sides, gain, flip, x.shape[2:], y.shape[2:])
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:  # type: ignore[override]
+        (f,) = ctx.saved_tensors
+        up, down, sides, gain, flip, (h, w), (h2, w2) = ctx.settings
+        left = f.shape[-1] - 1 - sides[0], w * up[0] - w2 * down[0] + sides[0] - up[0] + 1
+        above = f.shape[0] - 1 - sides[2], h * up[1] - h2 * down[1] + sides[2] - up[1] + 1
+        return _UpFirDn.apply(grad, f, down, up, (*left, *above), gain, not flip), *[None] * 6  # type: ignore[misc]
+
+
+def _filter(x: Tensor, taps: Tensor, up: tuple, down: tuple, sides: tuple) -> Tensor:
+    """A true convolution with taps [kh, kw], the same for every channel. Zeros are never inserted to be multiplied."""
+    (up_x, up_y), (down_x, down_y), (left, right, above, below) = up, down, sides
+    c, (kh, kw) = x.shape[1], taps.shape
+    if up_x == up_y == 1:
+        weight = taps.flip(0, 1).expand(c, 1, kh, kw)
+        if left == right >= 0 and above == below >= 0:
+            return F.conv2d(x, weight, stride=(down_y, down_x), padding=(above, left), groups=c)
+        return F.conv2d(F.pad(x, sides), weight, stride=(down_y, down_x), groups=c)
+    # The transposed convolution reaches kernel - 1 samples out on either side, and lacks the last sample's zeros.
+    sides = left + 1 - kw, right + up_x - kw, above + 1 - kh, below + up_y - kh
+    crop_x, crop_y = max(0, -max(sides[:2])), max(0, -max(sides[2:]))
+    weight = taps.expand(c, 1, kh, kw)
+    y = F.conv_transpose2d(x, weight, stride=(up_y, up_x), padding=(crop_y, crop_x), groups=c)
+    sides = sides[0] + crop_x, sides[1] + crop_x, sides[2] + crop_y, sides[3] + crop_y
+    return (F.pad(y, sides) if any(sides) else y)[:, :, ::down_y, ::down_x]
 
 
 def upsample2d(x: Float[Tensor, "n c h w"], f: Filter, *, up: int = 2) -> Float[Tensor, "n c h2 w2"]:
