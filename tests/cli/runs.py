@@ -26,6 +26,10 @@ SMALL = {
     "progan": ("width=4", "z_dim=4", "channels=1", "stage_kimg=0.02", "fade_kimg=0.02"),
     "r3gan": ("width=4", "z_dim=4", "channels=1"),
     "stylegan2": ("z_dim=8", "w_dim=8", "mapping_layers=2", "channel_base=128", "channel_max=8", "channels=1"),
+    "stylegan3": (
+        *("z_dim=8", "w_dim=8", "channel_base=128", "channel_max=8", "d_channel_base=128", "d_channel_max=8"),
+        *("num_layers=4", "channels=1"),
+    ),
     "stylegan": (
         *("width=4", "z_dim=4", "w_dim=4", "mapping_width=4", "channels=1"),
         *("grow_from=4", "stage_kimg=0.02", "fade_kimg=0.02"),

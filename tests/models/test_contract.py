@@ -24,6 +24,7 @@ TINY = {
     "g_hidden": (12, 8), "d_hidden": (8,), "num_downs": 3, "n_layers": 2, "classes": 4,
     "grow_from": 16, "mapping_width": 7,
     "w_dim": 8, "mapping_layers": 2, "d_mapping_layers": 2, "channel_base": 128, "channel_max": 8,
+    "d_channel_base": 128, "d_channel_max": 8, "num_layers": 4,
 }  # fmt: skip
 """Small numbers for the field's usual names; a family takes those it has."""
 SAMPLERS = [m for m in model_names() if public_net(family(m)) != "C" and m != "pix2pix"]
