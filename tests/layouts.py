@@ -214,3 +214,26 @@ def openmmlab_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def write(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
+
+
+# R3GAN's plain class pickles
+
+
+def plain_module(name: str, state: Mapping[str, Tensor]) -> Thing:
+    """A module of that class whose parts, named by the dots in the tensors' names, are containers."""
+    parameters = {k: t for k, t in state.items() if "." not in k and k != "Kernel"}
+    buffers = {k: t for k, t in state.items() if k == "Kernel"}
+    parts = {
+        part: plain_module(
+            "torch.nn.modules.container.ModuleList",
+            {k.partition(".")[2]: t for k, t in state.items() if k.startswith(f"{part}.")},
+        )
+        for part in dict.fromkeys(k.partition(".")[0] for k in state if "." in k)
+    }
+    return Thing(name, {"training": False, "_parameters": parameters, "_buffers": buffers, "_modules": parts})
+
+
+def r3gan_pickle(G: Mapping[str, Tensor], D: Mapping[str, Tensor], **more: Any) -> bytes:
+    nets = {"G": plain_module("training.networks.Generator", G)}
+    nets |= {"D": plain_module("training.networks.Discriminator", D), "G_ema": nets["G"]}
+    return dumps({**nets, "training_set_kwargs": {"path": "/data/ffhq-256x256.zip"}, "cur_nimg": 5, **more})

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from ganctl.errors import WeightsError
 from ganctl.io.bundle import read_bundle
@@ -17,6 +18,7 @@ from tests.layouts import (
     companion,
     dumps,
     openmmlab_names,
+    r3gan_pickle,
     recorded,
     rosinality_discriminator,
     rosinality_generator,
@@ -94,6 +96,21 @@ def test_openmmlabs_checkpoint_draws_the_same_in_rgb(tmp_path: Path, name: str, 
     # The layout has no mean style, so truncation is not the recorded one.
     draws(tmp_path / "b", "G_ema", SG2, (1.0,))
     judges(tmp_path / "b", SG2)
+
+
+@pytest.mark.parametrize("name", ["r3gan-uncond-r32", "r3gan-cond-r16"])
+def test_r3gans_snapshot_draws_what_was_recorded(tmp_path: Path, name: str) -> None:
+    with safe_open(golden(f"{name}.safetensors"), "pt") as f:
+        data = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+    nets = {n: {k[10:]: t for k, t in data.items() if k.startswith(f"weights.{n}.")} for n in "GD"}
+    optimizer = {"state": {0: {"step": 3, "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-4}]}
+    file = write(tmp_path / "x.pkl", r3gan_pickle(nets["G"], nets["D"], D_opt_state=optimizer))
+    assert convert(file, tmp_path / "b")["nets"] == ["G", "G_ema", "D"]
+    bundle = read_bundle(tmp_path / "b")
+    assert bundle.card["trained_on"] == "ffhq-256x256"
+    c = data["in.c"].argmax(1) if "in.c" in data else None
+    with torch.inference_mode():
+        close(network(bundle, "G_ema")(data["in.z"], c), data["out.G.img"])
 
 
 def changed(name: str, *pairs: tuple[bytes, bytes]) -> bytes:
