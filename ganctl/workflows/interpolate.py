@@ -25,7 +25,7 @@ from ganctl.workflows.interpolate_plan import (
 )
 from ganctl.workflows.pipeline import in_order
 from ganctl.workflows.sample_items import check_settled
-from ganctl.workflows.styles import one_class, pick_classes, shapes, without_w
+from ganctl.workflows.styles import one_class, refuse_classes, shapes, without_w
 from ganctl.workflows.targets import STREAM
 
 __all__ = ["InterpolateReport", "InterpolateRequest", "check", "resolve", "run"]
@@ -203,10 +203,13 @@ def _keyframes(request: InterpolateRequest, model: "Model", way: Way) -> Keys:
 
 
 def _classes(request: InterpolateRequest, model: "Model") -> list[int] | None:
-    """The classes of --class A[,B], in order. Raises UsageError as `pick_classes` does."""
+    """The classes of --class A[,B], in order. Raises UsageError: out of range, unknown, a model without classes."""
+    from ganctl.protocols import classes_of
+
     if request.classes is None:
         return None
-    return [c for part in request.classes.split(",") for c in pick_classes(part, model) or ()]
+    label = classes_of(model.net) or refuse_classes(request.classes, model)
+    return [one_class(part, label.n, label.names) for part in request.classes.split(",")]
 
 
 def _plan_walk(request: InterpolateRequest, model: "Model", way: Way, given: Keys, half: str | None) -> Walk:

@@ -45,6 +45,10 @@ class SampleRequest:
     """Only the first so many layers are truncated."""
     noise_mode: Literal["const", "random", "none"] | None = None
     """None is const."""
+    translate: str | None = None
+    """'X,Y': every picture moved by so many of its sides, right and down (StyleGAN3) …"""
+    rotate: float | None = None
+    """… after it was turned by so many degrees, counter-clockwise."""
     rows: str | None = None
     """Seeds of a mixing sheet's rows, in place of seeds …"""
     cols: str | None = None
@@ -69,7 +73,7 @@ class SampleRequest:
 
     @property
     def style(self) -> Style:
-        return Style(self.trunc, self.trunc_cutoff, self.noise_mode)
+        return Style(self.trunc, self.trunc_cutoff, self.noise_mode, self.translate, self.rotate)
 
 
 @dataclass(frozen=True)

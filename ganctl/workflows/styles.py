@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ganctl.errors import UsageError, did_you_mean, quoted
 from ganctl.io.seeds import MAX_SEEDS
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ganctl.nn.drawing import Drawing
 
 MAX_TRUNC = 100.0
+MAX_SHIFT = 100.0
+MAX_TURN = 36_000.0
 ALL = "all"
 
 
@@ -27,10 +29,17 @@ class Style:
     trunc: float | None = None
     trunc_cutoff: int | None = None
     noise_mode: Literal["const", "random", "none"] | None = None
+    translate: str | None = None
+    """'X,Y' in sides of the picture, right and down."""
+    rotate: float | None = None
+    """Degrees, counter-clockwise."""
 
     def options(self) -> list[str]:
         """The options that were given, as they are written."""
-        given = {"--trunc": self.trunc, "--trunc-cutoff": self.trunc_cutoff, "--noise-mode": self.noise_mode}
+        given = {
+            "--trunc": self.trunc, "--trunc-cutoff": self.trunc_cutoff, "--noise-mode": self.noise_mode,
+            "--translate": self.translate, "--rotate": self.rotate,
+        }  # fmt: skip
         return [option for option, value in given.items() if value is not None]
 
     def check(self) -> None:
@@ -40,6 +49,24 @@ class Style:
             raise UsageError(f"cannot use --trunc {self.trunc:g}", why, "usual are 0.5 to 1")
         if self.trunc_cutoff is not None and self.trunc_cutoff < 0:
             raise UsageError(f"cannot use --trunc-cutoff {self.trunc_cutoff}", "it is a number of layers")
+        self.shift()
+        if self.rotate is not None and not (math.isfinite(self.rotate) and abs(self.rotate) <= MAX_TURN):
+            raise UsageError(f"cannot use --rotate {self.rotate:g}", f"it is degrees, -{MAX_TURN:g} to {MAX_TURN:g}")
+
+    def shift(self) -> tuple[float, float]:
+        """--translate as numbers; (0, 0) where it is not given. Raises UsageError."""
+        if self.translate is None:
+            return 0.0, 0.0
+        what = f"cannot use --translate {quoted(self.translate[:60])}"
+        try:
+            x, y = (float(part) for part in self.translate.split(","))
+        except ValueError as e:
+            raise UsageError(
+                what, "it is not X,Y", "right and down in sides of the picture, as --translate 0.25,0"
+            ) from e
+        if not (abs(x) <= MAX_SHIFT and abs(y) <= MAX_SHIFT):
+            raise UsageError(what, f"each is -{MAX_SHIFT:g} to {MAX_SHIFT:g} sides of the picture")
+        return x, y
 
     def psi(self, card: Mapping[str, Any]) -> float:
         """Truncation: as given, else the model card's, else none."""
@@ -52,10 +79,16 @@ class Style:
     def record(self, card: Mapping[str, Any]) -> dict[str, Any]:
         """What a style-based model's file keeps of it."""
         noise = None if self.noise_mode == "const" else self.noise_mode
-        return {"trunc": self.psi(card), "trunc_cutoff": self.trunc_cutoff, "noise_mode": noise}
+        x, y = self.shift()
+        moved = {"translate": f"{x:g},{y:g}" if x or y else None, "rotate": self.rotate or None}
+        return {"trunc": self.psi(card), "trunc_cutoff": self.trunc_cutoff, "noise_mode": noise, **moved}
 
     def drawing(self, model: "Model") -> "Drawing | None":
-        """How to draw; None for a model without W. Raises UsageError where it cannot be done with this model."""
+        """How to draw; None for a model without W. A movement of the picture is set in the network itself.
+
+        Raises UsageError where it cannot be done with this model.
+        """
+        from ganctl.load import family
         from ganctl.nn.drawing import Drawing
         from ganctl.protocols import StyleSampler
 
@@ -66,6 +99,13 @@ class Style:
         if self.trunc_cutoff is not None and self.trunc_cutoff > (layers := shapes(model)["w"][0]):
             why = f"{quoted(model.name)} has {layers} layers"
             raise UsageError(f"cannot use --trunc-cutoff {self.trunc_cutoff}", why)
+        if self.translate is not None or self.rotate is not None:
+            transformed = getattr(family(model.model), "transformed", None)
+            if transformed is None:
+                what = f"cannot use {'--rotate' if self.translate is None else '--translate'}"
+                why = f"{quoted(model.name)} is a {model.model}, whose layers are bound to the pixels"
+                raise UsageError(what, why, "leave it out: it is for StyleGAN3")
+            transformed(model.net, self.shift(), self.rotate or 0.0)
         return Drawing(self.psi(model.card), self.trunc_cutoff, self.noise_mode or "const")
 
 
@@ -107,10 +147,7 @@ def pick_classes(text: str | None, model: "Model") -> tuple[int, ...] | None:
         return None
     from ganctl.protocols import classes_of
 
-    label = classes_of(model.net)
-    if label is None:
-        why = f"{quoted(model.name)} was not trained on classes"
-        raise UsageError(f"cannot use --class {quoted(text)}", why, "leave it out")
+    label = classes_of(model.net) or refuse_classes(text, model)
     if text.strip() == ALL:
         return tuple(range(label.n))
     found: list[int] = []
@@ -127,6 +164,11 @@ def pick_classes(text: str | None, model: "Model") -> tuple[int, ...] | None:
     if len(found) > MAX_SEEDS:
         raise UsageError(f"cannot use --class {quoted(text[:60])}", f"it names more than {MAX_SEEDS:,} classes")
     return tuple(dict.fromkeys(found))
+
+
+def refuse_classes(text: str, model: "Model") -> NoReturn:
+    why = f"{quoted(model.name)} was not trained on classes"
+    raise UsageError(f"cannot use --class {quoted(text[:60])}", why, "leave it out")
 
 
 def one_class(text: str, n: int, names: tuple[str, ...]) -> int:

@@ -18,11 +18,13 @@ from ganctl.io.images import read_image, request_of, to_pixels
 from ganctl.io.progress import Reporter
 from ganctl.io.seeds import seed_class
 from ganctl.load import load
+from ganctl.models.stylegan3 import transformed
 from ganctl.workflows.sample import SampleRequest, resolve, run
 from tests.cli.test_sample import imported
 from tests.conftest import Shell, Tiny
 
 LAYERS = 6
+STYLEGAN3 = {"z_dim": 8, "w_dim": 8, "channel_base": 64, "channel_max": 4}
 
 
 @pytest.fixture
@@ -211,6 +213,10 @@ def read_revision(file: str) -> str:
         ({"trunc_cutoff": -1}, "cannot use --trunc-cutoff -1"),
         ({"trunc_cutoff": 7}, "has 6 layers"),
         ({"classes": "1"}, "was not trained on classes"),
+        ({"translate": "1"}, "it is not X,Y"),
+        ({"translate": "0,nan"}, "each is -100 to 100 sides of the picture"),
+        ({"rotate": float("inf")}, "cannot use --rotate inf"),
+        ({"translate": "0.5,0"}, "is a stylegan2, whose layers are bound to the pixels"),
         ({"rows": "1"}, "cannot use --rows without --cols"),
         ({"styles": "0-2"}, "cannot use --styles without --rows"),
         ({"rows": "1", "cols": "2", "styles": "4-9"}, "style 9 out of range 0-5"),
@@ -268,6 +274,25 @@ def test_the_command_line(ganctl: Shell, styled: Tiny) -> None:
     assert json.loads(again.lines[0])["status"] == "exists" and "torch" not in imported(again.err)
     plan = ganctl.ok("sample", model, "--rows", "1,2", "--cols", 3, "--styles", "0-2", "--class", 4, "--dry-run").lines
     assert {"rows: 1-2", "cols: '3'", "styles: 0-2", "classes: '4'"} <= set(plan)
+
+
+def test_a_plane_is_moved_and_turned(tiny: Tiny, tmp_path: Path) -> None:
+    model = str(tiny("stylegan3", resolution=16, **STYLEGAN3))
+    request = SampleRequest(model=model, device="cpu", out=str(tmp_path / "still"))
+    (still,) = drawn(request)
+    moved = replace(request, translate="0.25,-0.5", rotate=90.0, out=str(tmp_path / "moved"))
+    (found,) = told(moved)
+    record = request_of(Path(found["path"]))
+    assert record is not None and (record["translate"], record["rotate"]) == ("0.25,-0.5", 90.0)
+    net = load(model, device="cpu").net
+    with torch.inference_mode():
+        w = net.map(net.prior([0]))
+    assert same(net_pixels(net, w), still)
+    transformed(net, (0.25, -0.5), 90.0)
+    assert same(net_pixels(net, w), pixels(found["path"])) and not same(still, pixels(found["path"]))
+    assert told(moved)[0]["status"] == "exists"
+    # There is no noise to choose, and the modes agree.
+    assert same(drawn(replace(request, noise_mode="random", out=str(tmp_path / "random")))[0], still)
 
 
 def test_a_model_without_w_refuses_what_needs_one(lively: Tiny, tmp_path: Path) -> None:
