@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from ganctl.io.bundle import read_bundle
 from ganctl.load import family, load
 from ganctl.models import progan, stylegan
 from tests.cli.test_convert import convert, saved
-from tests.conftest import Shell, golden
+from tests.conftest import golden
 from tests.golden.test_networks import close, read
 
 State = dict[str, Tensor]
@@ -28,29 +29,22 @@ def louder(state: State) -> State:
     return {k: v if "blur" in k or "kernel" in k else v * 1.25 for k, v in state.items()}
 
 
-@pytest.fixture
-def gan_zoo(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Writes a file as pytorch_GAN_zoo does: an instance of its settings class beside the networks. The class is gone
-    afterwards, and says so if anything builds it again."""
+class BaseConfig:
+    """Stands for pytorch_GAN_zoo's settings: says so if anything builds it."""
+
+    def __setstate__(self, state: object) -> None:
+        raise AssertionError("code in the file was executed")
+
+
+def gan_zoo(path: Path, **networks: State) -> Path:
+    """Writes a file as pytorch_GAN_zoo does: an instance of its settings class beside the networks."""
+    settings = BaseConfig()
+    settings.__dict__ |= {"depthOtherScales": [20, 16, 12], "attribKeysOrder": None, "alpha": 0}
     modules = {name: ModuleType(name) for name in ("models", "models.utils", "models.utils.config")}
-
-    class BaseConfig:
-        def __setstate__(self, state: object) -> None:
-            raise AssertionError("code in the file was executed")
-
-    BaseConfig.__module__, BaseConfig.__qualname__ = "models.utils.config", "BaseConfig"
     modules["models.utils.config"].BaseConfig = BaseConfig  # type: ignore[attr-defined]
-
-    def write(path: Path, **networks: State) -> Path:
-        settings = BaseConfig()
-        settings.__dict__ |= {"depthOtherScales": [20, 16, 12], "attribKeysOrder": None, "alpha": 0}
-        with monkeypatch.context() as m:
-            for name, module in modules.items():
-                m.setitem(sys.modules, name, module)
-            torch.save({"config": settings, **networks}, path, _use_new_zipfile_serialization=False)
-        return path
-
-    return write
+    with patch.dict(sys.modules, modules), patch.object(BaseConfig, "__module__", "models.utils.config"):
+        torch.save({"config": settings, **networks}, path, _use_new_zipfile_serialization=False)
+    return path
 
 
 @torch.no_grad()
@@ -69,7 +63,7 @@ def test_genforces_progan(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_gan_zoos_progan_with_its_settings_unread(tmp_path: Path, gan_zoo: Callable[..., Path]) -> None:
+def test_gan_zoos_progan_with_its_settings_unread(tmp_path: Path) -> None:
     weights, inputs, outputs, _ = read(golden("progan-zoo-g-r32.safetensors"))
     D, images, logits, _ = read(golden("progan-zoo-d-r32.safetensors"))
     result = convert(gan_zoo(tmp_path / "x.pth", netG=louder(weights), netD=D, avgG=weights), tmp_path / "b")
@@ -107,23 +101,20 @@ def test_genforces_stylegan_with_its_discriminator(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_a_stylegan_whose_layers_are_all_transposed_and_its_samples(tmp_path: Path, ganctl: Shell) -> None:
-    """What a file cannot tell is given; the seeds of the command are those of NVIDIA's scripts."""
+def test_a_stylegan_whose_layers_are_all_transposed(tmp_path: Path) -> None:
+    """What a file cannot tell is given; without, its kernels are taken for the others, and the pictures differ."""
     weights, inputs, outputs, _ = read(golden("stylegan1-g-fused-r16.safetensors"))
-    saved(ganctl.folder / "x.pth", {"generator_smooth": weights})
-    ganctl.ok("convert", "x.pth", "-o", "b", "--set", "fused_from=4", "--license", "MIT")
-    G = load(str(ganctl.folder / "b"), device="cpu").net
+    file = saved(tmp_path / "x.pth", {"generator_smooth": weights})
+    convert(file, tmp_path / "b", settings=("fused_from=4",))
+    G = load(str(tmp_path / "b"), device="cpu").net
     close(G.sample(inputs["z"]), outputs["lod0.img"].clamp(-1, 1))
-    ganctl.ok("sample", "b", "--seeds", "7", "-o", "pictures")
-    assert [p.name for p in (ganctl.folder / "pictures").glob("seed*.png")] == ["seed0007.png"]
-    # The other kernels: other pictures.
-    ganctl.ok("convert", "x.pth", "-o", "c", "--license", "MIT")
-    other = load(str(ganctl.folder / "c"), device="cpu").net
+    convert(file, tmp_path / "c")
+    other = load(str(tmp_path / "c"), device="cpu").net
     assert not torch.allclose(other.sample(inputs["z"]), G.sample(inputs["z"]), atol=1e-2)
 
 
 @torch.no_grad()
-def test_gan_zoos_stylegan(tmp_path: Path, gan_zoo: Callable[..., Path]) -> None:
+def test_gan_zoos_stylegan(tmp_path: Path) -> None:
     weights, inputs, outputs, _ = read(golden("stylegan1-zoo-g-r16.safetensors"))
     result = convert(gan_zoo(tmp_path / "x.pth", netG=louder(weights), netD={}, avgG=weights), tmp_path / "b")
     assert (result["model"], set(result["nets"])) == ("stylegan", {"G", "G_ema"})
@@ -148,7 +139,7 @@ def test_openmmlabs_stylegan(tmp_path: Path) -> None:
         close(G.sample(inputs["z"]), outputs["full.img"][:, channels].clamp(-1, 1))
 
 
-def test_another_class_beside_the_networks_is_refused(tmp_path: Path, gan_zoo: Callable[..., Path]) -> None:
+def test_another_class_beside_the_networks_is_refused(tmp_path: Path) -> None:
     weights = read(golden("stylegan1-zoo-g-r16.safetensors"))[0]
     data = gan_zoo(tmp_path / "x.pth", avgG=weights).read_bytes()
     (tmp_path / "x.pth").write_bytes(data.replace(b"BaseConfig", b"EvilConfig"))
