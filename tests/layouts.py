@@ -237,3 +237,53 @@ def r3gan_pickle(G: Mapping[str, Tensor], D: Mapping[str, Tensor], **more: Any) 
     nets = {"G": plain_module("training.networks.Generator", G)}
     nets |= {"D": plain_module("training.networks.Discriminator", D), "G_ema": nets["G"]}
     return dumps({**nets, "training_set_kwargs": {"path": "/data/ffhq-256x256.zip"}, "cur_nimg": 5, **more})
+
+
+# ProGAN and StyleGAN in TensorFlow, from GenForce's names
+
+
+def growing_tf(name: str, function: str, state: Mapping[str, Tensor], kwargs: Mapping[str, Any]) -> Thing:
+    """One network of the TensorFlow programs; StyleGAN's generator has its two parts."""
+    is_g, style = name != "D", function in ("G_style", "D_basic")
+    levels = max(int(m[1]) for k in state if (m := re.search(r"(?:output|input)(\d+)\.", k)))
+    own: dict[str, Any] = {"lod": np.float32(0)}
+    parts: dict[str, dict[str, Any]] = {"mapping": {}, "synthesis": {}}
+    for key, tensor in state.items():
+        value, short = tensor.numpy(), key.removeprefix("synthesis.")
+        if key.endswith(("lod", "blur.kernel")):
+            continue
+        if key == "truncation.w_avg":
+            own["dlatent_avg"] = value
+        elif match := re.fullmatch(r"mapping\.dense(\d+)\.(\w+)", key):
+            parts["mapping"][f"Dense{match[1]}/{match[2]}"] = value.T
+        else:
+            at = parts["synthesis"] if style and is_g else own
+            at |= dict([_growing_variable(short, value, levels, is_g=is_g, style=style)])
+    nets = {k: tf_network(f"G_{k}", f"G_{k}", kwargs, v) for k, v in parts.items() if v}
+    thing = tf_network(name, function, kwargs, own, **nets)
+    thing.name = "dnnlib.tflib.network.Network" if style else "tfutil.Network"
+    thing.state["version"] = 3 if style else 2
+    return thing
+
+
+def _growing_variable(key: str, value: np.ndarray, levels: int, *, is_g: bool, style: bool) -> tuple[str, np.ndarray]:
+    kind, number, rest = re.fullmatch(r"(layer|output|input)(\d+)\.(.+)", key).groups()  # type: ignore[union-attr]
+    n = int(number)
+    if kind != "layer":
+        colours = f"ToRGB_lod{levels - n}" if is_g else f"FromRGB_lod{n}"
+        return f"{colours}/{rest}", _tf_kernel(value) if value.ndim == 4 else value
+    if rest == "apply_noise.noise":
+        return f"noise{n}", value
+    block = min(n // 2, levels) if not is_g else n // 2
+    side = 4 << (block if is_g else levels - block)
+    first = {True: "Const" if style else "Dense", False: "Conv"}[is_g]
+    names = [first, "Conv" if is_g else "Dense0", "Dense1"] if side == 4 else ["Conv0", "Conv1"]
+    scope = f"{side}x{side}/{names[n - 2 * block]}"
+    if style and scope.endswith("Conv0" if is_g else "Conv1"):
+        scope += "_up" if is_g else "_down"
+    rest = rest.replace("style.", "StyleMod/").replace("apply_noise.", "Noise/")
+    if scope == "4x4/Dense" and rest == "weight":
+        return f"{scope}/{rest}", value[:, :, ::-1, ::-1].transpose(1, 0, 2, 3).reshape(value.shape[1], -1)
+    if value.ndim == 4 and rest == "weight":
+        return f"{scope}/{rest}", _tf_kernel(value)
+    return f"{scope}/{rest}", value.T if value.ndim == 2 else value

@@ -308,9 +308,10 @@ def _plain_class(name: str) -> Callable[..., PlainObject]:
     return builder
 
 
-TF_NETWORK = "dnnlib.tflib.network.Network"
+TF_NETWORKS = ("dnnlib.tflib.network.Network", "tfutil.Network")
+"""The second is ProGAN's."""
 KNOWN_CLASSES = (
-    TF_NETWORK,
+    *TF_NETWORKS,
     *(f"torch.nn.modules.{c}" for c in ("conv.Conv2d", "linear.Linear", "container.ModuleList")),
     *(f"training.networks{v}.{c}" for v in ("", "_baseline") for c in ("Generator", "Discriminator")),
     *(

@@ -19,7 +19,7 @@ from ganctl.io.pickle_machine import Budget, Global, Machine, Refused
 from ganctl.io.pickle_records import (
     DTYPES,
     KNOWN,
-    TF_NETWORK,
+    TF_NETWORKS,
     WIDTHS,
     NumpyArray,
     PersistedModule,
@@ -189,7 +189,7 @@ class _Reader:
             _check_module(result)
         elif isinstance(value, PlainObject):
             state = {} if value.state is None else value.state
-            if value.class_name == TF_NETWORK:
+            if value.class_name in TF_NETWORKS:
                 result = _tf_network({k: inner(v) for k, v in state.items() if k != "build_module_src"})
             else:
                 result = PersistedModule(value.class_name, inner(state))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import UsageError
+from ganctl.io.pickle_records import PersistedModule, TfNetwork
 from ganctl.losses.adversarial import wasserstein_d, wasserstein_g
 from ganctl.losses.regularizers import gradient_penalty
 from ganctl.nn.clip import clip
@@ -19,6 +20,7 @@ from ganctl.nn.equalized import EqualizedConv2d, EqualizedLinear
 from ganctl.nn.layers import numbered_convs, numpy_prior
 from ganctl.nn.minibatch_std import minibatch_std
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.published import growing_tf
 from ganctl.ranges import Count, Moment, Rate, Weight, Widths
 from ganctl.spec import Image
 
@@ -331,6 +333,12 @@ def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str
         if (found := read(state)) is not None:
             return found
     return None
+
+
+def from_nvidia(net: PersistedModule | TfNetwork) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    """G or D of the authors' TensorFlow snapshots (`G_paper`, `D_paper`), as GenForce converts them."""
+    state = growing_tf.progan(net) if isinstance(net, TfNetwork) else None
+    return None if state is None else from_upstream(state)
 
 
 Found = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ganctl.config import config
+from ganctl.io.pickle_records import PersistedModule, TfNetwork
 from ganctl.losses.adversarial import log_loss_d, non_saturating_g
 from ganctl.losses.regularizers import logits_and_penalty
 from ganctl.models import progan
@@ -22,6 +23,7 @@ from ganctl.nn.layers import numbered_convs, numpy_prior
 from ganctl.nn.norm import rank_mean
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.protocols import Noise
+from ganctl.published import growing_tf
 from ganctl.ranges import Count, Moment, Rate, Weight, Widths
 from ganctl.spec import Image
 
@@ -349,6 +351,12 @@ def from_upstream(state: Mapping[str, Tensor]) -> Found | None:
         if (found := read(state)) is not None:
             return found
     return None
+
+
+def from_nvidia(net: PersistedModule | TfNetwork) -> Found | None:
+    """G or D of the authors' TensorFlow snapshots (`G_style`, `D_basic`), as GenForce converts them."""
+    state = growing_tf.stylegan(net) if isinstance(net, TfNetwork) else None
+    return None if state is None else from_upstream(state)
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

@@ -18,7 +18,7 @@ def from_tensorflow(net: TfNetwork) -> Networks | None:
     """`G_main` with its parts, or `D_stylegan2`/`D_main`, of version 4: arrays moved to PyTorch's order of axes."""
     found = net.variables()
     what = f"its network {printable(net.name[:80])}"
-    is_g = any(k.startswith("synthesis/4x4/Const/") for k in found)
+    is_g = any(k.startswith("synthesis/") and k.endswith("/mod_weight") for k in found)
     if not is_g and not ("4x4/Dense0/weight" in found and "Output/weight" in found):
         return None
     if net.version < 4:
@@ -80,14 +80,14 @@ def _tf_discriminator_config(a: Arguments, net: TfNetwork, found: Mapping[str, T
     }
 
 
-def _conv(t: Tensor) -> Tensor:
+def conv(t: Tensor) -> Tensor:
     """[k, k, in, out] → [out, in, k, k]."""
     return t.permute(3, 2, 0, 1)
 
 
 def _turned(t: Tensor) -> Tensor:
     """The same for a transposed convolution: TensorFlow's kernel is turned by half a circle."""
-    return _conv(t).flip(2, 3)
+    return conv(t).flip(2, 3)
 
 
 def _same(t: Tensor) -> Tensor:
@@ -110,10 +110,10 @@ _TF_GENERATOR: tuple[Rule, ...] = (
     (r"mapping/Dense(\d+)/weight", r"mapping.fc\1.weight", torch.t),
     (r"mapping/Dense(\d+)/bias", r"mapping.fc\1.bias", _same),
     (r"synthesis/4x4/Const/const", "synthesis.b4.const", lambda t: t[0]),
-    (r"synthesis/4x4/Conv/weight", "synthesis.b4.conv1.weight", _conv),
+    (r"synthesis/4x4/Conv/weight", "synthesis.b4.conv1.weight", conv),
     (r"synthesis/(\d+)x\d+/Conv0_up/weight", r"synthesis.b\1.conv0.weight", _turned),
-    (r"synthesis/(\d+)x\d+/Conv1/weight", r"synthesis.b\1.conv1.weight", _conv),
-    (r"synthesis/(\d+)x\d+/ToRGB/weight", r"synthesis.b\1.torgb.weight", _conv),
+    (r"synthesis/(\d+)x\d+/Conv1/weight", r"synthesis.b\1.conv1.weight", conv),
+    (r"synthesis/(\d+)x\d+/ToRGB/weight", r"synthesis.b\1.torgb.weight", conv),
     (r"synthesis/(\d+)x\d+/Skip/weight", r"synthesis.b\1.skip.weight", _turned),
     *(
         (rf"synthesis/(\d+)x\d+/{theirs}/{name}", rf"synthesis.b\1.{ours}.{to}", change)
@@ -126,19 +126,19 @@ _TF_DISCRIMINATOR: tuple[Rule, ...] = (
     (r"LabelEmbed/bias", "mapping.embed.bias", _same),
     (r"Mapping(\d+)/weight", r"mapping.fc\1.weight", torch.t),
     (r"Mapping(\d+)/bias", r"mapping.fc\1.bias", _same),
-    (r"4x4/Conv/weight", "b4.conv.weight", _conv),
+    (r"4x4/Conv/weight", "b4.conv.weight", conv),
     (r"4x4/Conv/bias", "b4.conv.bias", _same),
     (r"4x4/Dense0/weight", "b4.fc.weight", torch.t),
     (r"4x4/Dense0/bias", "b4.fc.bias", _same),
     (r"Output/weight", "b4.out.weight", torch.t),
     (r"Output/bias", "b4.out.bias", _same),
-    (r"(\d+)x\d+/FromRGB/weight", r"b\1.fromrgb.weight", _conv),
+    (r"(\d+)x\d+/FromRGB/weight", r"b\1.fromrgb.weight", conv),
     (r"(\d+)x\d+/FromRGB/bias", r"b\1.fromrgb.bias", _same),
-    (r"(\d+)x\d+/Conv0/weight", r"b\1.conv0.weight", _conv),
+    (r"(\d+)x\d+/Conv0/weight", r"b\1.conv0.weight", conv),
     (r"(\d+)x\d+/Conv0/bias", r"b\1.conv0.bias", _same),
-    (r"(\d+)x\d+/Conv1_down/weight", r"b\1.conv1.weight", _conv),
+    (r"(\d+)x\d+/Conv1_down/weight", r"b\1.conv1.weight", conv),
     (r"(\d+)x\d+/Conv1_down/bias", r"b\1.conv1.bias", _same),
-    (r"(\d+)x\d+/Skip/weight", r"b\1.skip.weight", _conv),
+    (r"(\d+)x\d+/Skip/weight", r"b\1.skip.weight", conv),
 )
 
 
@@ -164,8 +164,6 @@ def _renamed(found: Mapping[str, Tensor], rules: Sequence[Rule], what: str) -> d
 
 
 def _tf_generator(found: Mapping[str, Tensor], side: int, what: str) -> dict[str, Tensor]:
-    if not any(k.endswith("/mod_weight") for k in found):
-        raise Refused(f"{what} is StyleGAN's first generator, not StyleGAN2's")
     if any("LabelConcat" in k for k in found):
         raise Refused(f"{what} is conditional without a label embedding, as no network here is")
     tensors = _renamed(_levels(found, "synthesis/", "ToRGB", side), _TF_GENERATOR, what)

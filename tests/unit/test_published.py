@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ganctl.errors import WeightsError
 from ganctl.io.pickle_machine import Refused
 from ganctl.io.pickles import PersistedModule, TfNetwork, read_torch
+from ganctl.models import progan, stylegan
 from ganctl.published import stylegan2, stylegan3
 from ganctl.published.container import Held, networks_in, training_card
 from tests.conftest import golden
@@ -18,6 +20,7 @@ from tests.layouts import (
     Thing,
     companion,
     dumps,
+    growing_tf,
     openmmlab_names,
     rosinality_discriminator,
     rosinality_generator,
@@ -342,3 +345,66 @@ def test_plain_objects_with_arguments_or_odd_attributes(tmp_path: Path) -> None:
         deep = Thing("torch.nn.modules.container.ModuleList", {"_modules": {"0": deep}})
     with pytest.raises(WeightsError, match="nested deeper"):
         read_torch(write(tmp_path / "x.pkl", dumps(deep)))
+
+
+GROWING = {
+    "stylegan1-g-r32": ("G_style", {"latent_size": 24, "truncation_psi": 0.7, "structure": "auto"}),
+    "stylegan1-d-r32": ("D_basic", {"mbstd_group_size": 4}),
+    "progan-genforce-g-r32": ("G_paper", {"fused_scale": False, "fmap_base": 512}),
+    "progan-genforce-d-r32": ("D_paper", {"fused_scale": False}),
+}
+
+
+def growing(name: str) -> tuple[dict[str, Tensor], Thing]:
+    with safe_open(golden(f"{name}.safetensors"), "pt") as f:
+        state = {k.removeprefix("weights."): f.get_tensor(k) for k in f.keys() if k.startswith("weights.")}  # noqa: SIM118
+    function, kwargs = GROWING[name]
+    kwargs = {"num_channels": 3, "resolution": 32, "label_size": 0, **kwargs}
+    return state, growing_tf("D" if "-d-" in name else "Gs", function, state, kwargs)
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_tensorflow_networks_of_progan_and_stylegan(tmp_path: Path, name: str) -> None:
+    """They become what the family makes of GenForce's conversion of the same network."""
+    state, thing = growing(name)
+    net = read_torch(write(tmp_path / "x.pkl", dumps((thing, thing, thing), 4)))[2]
+    module, other = (stylegan, progan) if "stylegan" in name else (progan, stylegan)
+    found, expected = module.from_nvidia(net), module.from_upstream(state)
+    assert found is not None and expected is not None and found[0] == expected[0]
+    for key, tensors in expected[1].items():
+        same(found[1][key], tensors)
+    assert other.from_nvidia(net) is None and stylegan2.from_nvidia(net) is None and stylegan3.from_nvidia(net) is None
+
+
+@pytest.mark.parametrize(
+    "name, kwargs, why",
+    [
+        ("stylegan1-g-r32", {"label_size": 3}, "has label_size 3"),
+        ("stylegan1-g-r32", {"use_pixel_norm": True}, "has use_pixel_norm True"),
+        ("stylegan1-d-r32", {"blur_filter": [1, 1]}, "has blur_filter"),
+        ("progan-genforce-g-r32", {"colour": 1}, "has the argument 'colour'"),
+        ("progan-genforce-g-r32", {"use_pixelnorm": False}, "has use_pixelnorm False"),
+    ],
+)
+def test_other_networks_of_progan_and_stylegan(tmp_path: Path, name: str, kwargs: dict, why: str) -> None:
+    thing = growing(name)[1]
+    thing.state["static_kwargs"].update(kwargs)
+    net = read_torch(write(tmp_path / "x.pkl", dumps(thing)))
+    with pytest.raises(Refused, match=why):
+        (stylegan if "stylegan" in name else progan).from_nvidia(net)
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"8x8/Conv0_up/weight": np.ones((3, 3, 2, 2), np.float32)}, "fuses scaling and convolution"),
+        ({"8x8/Other/weight": np.ones(2, np.float32)}, "has the variable '8x8/Other/weight', not known"),
+        ({"8x8/Conv1/weight": np.ones(2, np.float32)}, r"it has 8x8/Conv1/weight of shape \(2,\)"),
+    ],
+)
+def test_variables_that_no_growing_network_has(tmp_path: Path, change: dict, why: str) -> None:
+    thing = growing("progan-genforce-g-r32")[1]
+    thing.state["variables"] = list({**dict(thing.state["variables"]), **change}.items())
+    net = read_torch(write(tmp_path / "x.pkl", dumps(thing)))
+    with pytest.raises(Refused, match=why):
+        progan.from_nvidia(net)
