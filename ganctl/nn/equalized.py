@@ -17,10 +17,10 @@ def activate(x: Tensor, activation: Activation, *, gain: float = 1.0, clamp: flo
     (Karras et al. 2020's code; the clamp is Karras et al. 2020, "Training GANs with limited data", appendix D.1.)
     """
     if activation == "lrelu":
-        x, gain_act = F.leaky_relu(x, 0.2), math.sqrt(2)
-    else:
-        gain_act = 1.0
-    x = x * (gain_act * gain) if gain_act * gain != 1 else x
+        # In place: nobody else holds the result, and neither derivative needs it.
+        x = F.leaky_relu(x, 0.2).mul_(math.sqrt(2) * gain)
+    elif gain != 1:
+        x = x * gain
     return x if clamp is None else x.clamp(-clamp * gain, clamp * gain)
 
 
