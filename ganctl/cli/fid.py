@@ -52,6 +52,14 @@ def fid(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="First seed of a model; the draw of -n.", rich_help_panel=IMAGES)] = 0,
+    classes: Annotated[
+        str | None,
+        typer.Option("--class", metavar="ID|NAME|LIST", help="Of a model's images.", rich_help_panel=IMAGES),
+    ] = None,
+    trunc: Annotated[
+        float | None,
+        typer.Option(metavar="PSI", help="Truncation of a model's images. Default: 1, none.", rich_help_panel=IMAGES),
+    ] = None,
     mirror: Annotated[bool, typer.Option(help="REAL also mirrored.", rich_help_panel=IMAGES)] = False,
     resolution: Annotated[
         int | None, typer.Option(help="Crop and resize every image to NxN first.", rich_help_panel=IMAGES)
@@ -86,10 +94,10 @@ def fid(
         "device": common.device,
     }
     sets = {"--mode": mode, "--dims": dims, "--mirror": mirror, "--resolution": resolution, "--save-stats": save_stats}
-    sets |= {"--report": report}
+    sets |= {"--report": report, "--class": classes, "--trunc": trunc}
     paired = {"--channels": channels, "--border": border}
     for option, value in (sets if pairs else paired).items():
-        if value not in (None, False):
+        if value is not None and value is not False:
             why = "pairs are compared as they are" if pairs else "it belongs to metrics of image pairs"
             raise UsageError(f"cannot use {option}", why, "leave out --pairs" if pairs else "add --pairs")
     if pairs:
@@ -103,6 +111,8 @@ def fid(
         dims=dims,
         kid_subsets=kid_subsets,
         kid_subset_size=kid_subset_size,
+        classes=classes,
+        trunc=trunc,
         mirror=mirror,
         resolution=resolution,
         save_stats=save_stats,

@@ -68,11 +68,13 @@ def check_sampler(model: Model) -> None:
         raise UsageError(f"cannot score {quoted(model.name)}", why, "score a folder of its results instead")
 
 
-def sampled(model: Model, seeds: range, batch_size: int = TOGETHER) -> Iterator[np.ndarray]:
-    """uint8 images [H, W, C] of these seeds, rounded as a file would be, never written."""
+def sampled(
+    model: Model, seeds: range, *, psi: float = 1.0, classes: Sequence[int] | None = None
+) -> Iterator[np.ndarray]:
+    """uint8 images [H, W, C] of these seeds, as `of_seeds` draws them, rounded as a file would be, never written."""
     net: Any = model.net
-    for start in range(seeds.start, seeds.stop, batch_size):
-        some = range(start, min(start + batch_size, seeds.stop))
+    for start in range(seeds.start, seeds.stop, TOGETHER):
+        some = range(start, min(start + TOGETHER, seeds.stop))
         with inference(model.device):
-            images = of_seeds(net, some, model.device)
+            images = of_seeds(net, some, model.device, psi=psi, classes=classes)
         yield from to_pixels(images, net.x.range)

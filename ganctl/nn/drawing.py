@@ -61,12 +61,20 @@ def draw(
     return images, tuple(replace(latent, w=one) for latent, one in zip(latents, w.cpu(), strict=True))
 
 
-def of_seeds(net: Any, seeds: Sequence[int], device: torch.device) -> Tensor:
-    """Images [n, c, h, w] of seeds: untruncated, and of a conditional network each of the class that its seed gives."""
+def of_seeds(
+    net: Any, seeds: Sequence[int], device: torch.device, *, psi: float = 1.0, classes: Sequence[int] | None = None
+) -> Tensor:
+    """Images [n, c, h, w] of seeds, truncated by `psi` where the network has a W.
+
+    Of a conditional network each of the class that its seed draws, from all or from `classes`.
+    """
     z, label = net.prior(seeds).to(device), classes_of(net)
+    options = {} if psi == 1.0 else {"psi": psi}
     if label is None:
-        return net.sample(z)
-    return net.sample(z, torch.tensor([seed_class(seed, label.n) for seed in seeds], device=device))
+        return net.sample(z, **options)
+    known = range(label.n) if classes is None else classes
+    c = [known[seed_class(seed, len(known))] for seed in seeds]
+    return net.sample(z, torch.tensor(c, device=device), **options)
 
 
 def styles(net: StyleSampler, latents: Sequence[Latent], drawing: Drawing, device: torch.device) -> Tensor:

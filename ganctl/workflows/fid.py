@@ -23,6 +23,7 @@ from ganctl.workflows.fid_report import (
     side_warnings,
 )
 from ganctl.workflows.operands import Operand, operand, subset
+from ganctl.workflows.styles import Style
 
 if TYPE_CHECKING:
     from ganctl.metrics.catalog import Metric
@@ -41,6 +42,10 @@ class FidRequest:
     num: int | None = None
     """Images a model draws (the metric's number), or with no model, how many of each side are used (all)."""
     seed: int = 0
+    classes: str | None = None
+    """Of a conditional model: its images are of these classes, drawn by the seeds; None: of all."""
+    trunc: float | None = None
+    """Truncation ψ of a style-based model's images; None: 1.0, whatever its card says."""
     mirror: bool = False
     """Each real image counts a second time, mirrored."""
     resolution: int | None = None
@@ -60,6 +65,12 @@ class FidRequest:
     dtype: str = "auto"
     """Number format of Inception: auto, fp32, fp16 or bf16; auto is fp32."""
     overwrite: bool = False
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """How a model draws, as records have it; what is not given is left out."""
+        given = {"class": self.classes, "trunc": self.trunc}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @config
@@ -95,6 +106,7 @@ def prepare(request: FidRequest, reporter: Reporter = SILENT) -> Plan:
         check_writable(Path(request.save_stats))
     if request.report:
         check_writable(Path(request.report))
+    _check_drawn(request, plan)
     for name in (m.id for m in metrics if m.sampler_only):
         if not fake or fake.kind != "model":
             raise UsageError(f"cannot use --metrics {name}", "it asks a generator, not images", "pass a model as FAKE")
@@ -104,6 +116,15 @@ def prepare(request: FidRequest, reporter: Reporter = SILENT) -> Plan:
             why = f"{plan.n} images from it on need seeds beyond {MAX_SEED}"
             raise UsageError(f"cannot use --seed {request.seed}", why)
     return plan
+
+
+def _check_drawn(request: FidRequest, plan: Plan) -> None:
+    Style(request.trunc).check()
+    for option in request.drawn:
+        if all(side.kind != "model" for side in plan.sides):
+            raise UsageError(f"cannot use --{option}", "it is about the images a model draws, and no side is a model")
+        if name := next((m.id for m in plan.metrics if m.sampler_only), None):
+            raise UsageError(f"cannot use --{option} with --metrics {name}", "it is about all that a model draws")
 
 
 def _operands(
@@ -276,7 +297,7 @@ def _save_request(work: Work) -> dict[str, Any]:
     (e,) = work.extractors.values()
     if side.kind == "model":
         model = {"model": shown_name(side.ref), "revision": work.models[side.ref].revision}
-        source = {**model, "n": work.plan.n, "seed": request.seed}
+        source = {**model, "n": work.plan.n, "seed": request.seed, **request.drawn}
     else:
         source = {"source": side.digest()}
     return {
@@ -346,6 +367,7 @@ def _score(
         "mirror": work.request.mirror,
         "resolution": work.request.resolution,
         "seed": work.request.seed,
+        **work.request.drawn,
         "warnings": list(warnings),
         "ganctl": __version__,
     }

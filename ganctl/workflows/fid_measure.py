@@ -12,6 +12,7 @@ from ganctl.errors import GanctlError, UsageError, quoted
 from ganctl.io.files import cache_root
 from ganctl.io.progress import Reporter
 from ganctl.workflows.operands import Operand
+from ganctl.workflows.styles import Style, pick_classes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,6 +79,8 @@ class Work:
     """With the digest of its weights; for path lengths."""
     models: "dict[str, Model]" = field(default_factory=dict)
     """Reference → model."""
+    drawn: dict[str, Any] = field(default_factory=dict)
+    """How models draw: the truncation and classes of `sampled`."""
     bad: list[str] = field(default_factory=list)
     """Unreadable images, with the reason."""
     read: int = 0
@@ -104,6 +107,7 @@ def open_weights(work: Work) -> None:
 
             work.models[side.ref] = load(side.ref, device=str(work.device), reporter=work.reporter)
             check_sampler(work.models[side.ref])
+            work.drawn = _drawn(request, work.models[side.ref])
     if any(m.sampler_only for m in plan.metrics):
         from ganctl.metrics.perceptual import open_lpips
 
@@ -113,6 +117,13 @@ def open_weights(work: Work) -> None:
         dtype = "fp32" if request.dtype == "auto" else request.dtype
         for network in plan.networks:
             work.extractors[network] = open_extractor(network, **settings, dtype=dtype, reporter=work.reporter)
+
+
+def _drawn(request: "FidRequest", model: "Model") -> dict[str, Any]:
+    """Raises UsageError for --trunc of a model without W, and --class of one without classes."""
+    Style(request.trunc).drawing(model)
+    options = {"psi": request.trunc, "classes": pick_classes(request.classes, model)}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def measure(work: Work, side: Operand, *, real: bool) -> dict[str, Measured]:
@@ -224,7 +235,7 @@ def _blocks(work: Work, side: Operand, total: int, *, real: bool) -> "Iterator[B
     def items(block: range) -> Any:
         if model is None:
             return side.images[block.start : block.stop]
-        return sampled(model, range(seed + block.start, seed + block.stop))
+        return sampled(model, range(seed + block.start, seed + block.stop), **work.drawn)
 
     before, stage = sum(map(len, kept)), "real images" if real else "fake images"
     settings = {"batch_size": request.batch_size, "workers": request.workers, "skip_bad": request.skip_bad}
@@ -353,14 +364,14 @@ def _block_file(work: Work, side: Operand, block: range, mirror: bool) -> Path:
     """Named by its images and the protocols: another block's images may change without touching it."""
     model = work.models.get(side.ref)
     seed = work.request.seed
-    rows = [model.revision, seed + block.start, seed + block.stop] if model else side.rows(block)
+    rows = [model.revision, seed + block.start, seed + block.stop, *work.drawn.items()] if model else side.rows(block)
     parts = _protocols(list(work.extractors.values())), rows, mirror, work.request.resolution
     return cache_root() / "features" / f"{_digest(*parts)}.npz"
 
 
 def _stats_file(work: Work, side: Operand, network: str) -> Path:
     request, model = work.request, work.models.get(side.ref)
-    rows = [model.revision, request.seed, work.plan.n] if model else side.digest()
+    rows = [model.revision, request.seed, work.plan.n, *work.drawn.items()] if model else side.digest()
     parts = _protocols([work.extractors[network]]), rows, request.mirror, request.resolution
     return cache_root() / "stats" / f"{_digest(*parts)}.npz"
 

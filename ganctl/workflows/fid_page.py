@@ -89,7 +89,7 @@ def _request(work: Work) -> dict[str, Any]:
     numbers = {name: getattr(request, name) for name in (*fixed, "kid_subsets", "kid_subset_size")}
     sides = {what: f"{shown_name(side.ref)} {_identity(work, side)}" for what, side in _operands(work).items()}
     networks = [[*e.protocol.values(), e.dims] for e in work.extractors.values()]
-    return {"ganctl": __version__, "verb": "fid", **numbers, **sides, "networks": networks}
+    return {"ganctl": __version__, "verb": "fid", **numbers, **request.drawn, **sides, "networks": networks}
 
 
 def _identity(work: Work, side: Operand) -> str:
@@ -189,6 +189,7 @@ def _facts(work: Work, real: Side, fake: Side, stamps: Stamps) -> str:
         weights = f"weights of sha256 {digest}" if digest else "weights not recorded"
         run.append(("network", ", ".join(filter(None, (name, mode, weights)))))
     run += [("seed", str(request.seed)), ("ganctl", __version__)]
+    run += [(f"--{name}", str(value)) for name, value in request.drawn.items()]
     if request.resolution:
         run.append(("--resolution", f"every image cropped and resized to {request.resolution}x{request.resolution}"))
     if request.mirror:

@@ -130,7 +130,7 @@ class Shown:
             return None
         if self.operand.kind == "model":
             seed, model = self.work.request.seed + image, self.work.models[self.operand.ref]
-            (pixels,) = sampled(model, range(seed, seed + 1))
+            (pixels,) = sampled(model, range(seed, seed + 1), **self.work.drawn)
         else:
             try:
                 pixels = decoded(self.operand.images[image])[0].pixels
