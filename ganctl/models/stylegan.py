@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ganctl.models.progan import HE, at_detail, enlarge, level, lod_at, pixel_no
 from ganctl.nn.clip import clip
 from ganctl.nn.equalized import EqualizedConv2d, EqualizedLinear
 from ganctl.nn.layers import numbered_convs, numpy_prior
+from ganctl.nn.noise import Draw, drawn_by
 from ganctl.nn.norm import rank_mean
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.protocols import Noise
@@ -29,9 +30,6 @@ from ganctl.spec import Image
 
 TRAIN = {"batch": 32, "ema_kimg": 10, "kimg": 25000}
 """Appendix C: 25 million images for FFHQ. Deviation: one batch size for every resolution."""
-
-Draw = Callable[..., Tensor]
-"""draw(n, *shape) → N(0, 1) [n, *shape]."""
 
 
 @config
@@ -244,16 +242,6 @@ class Generator(nn.Module):
         self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"] | None = None, *, psi: float = 1.0
     ) -> Float[Tensor, "n k h w"]:
         return self.synthesize(self.map(z, psi=psi))
-
-
-def drawn_by(generators: Sequence[torch.Generator], device: torch.device) -> Draw:
-    """Noise for each image from a generator of its own, wherever that is."""
-
-    def draw(n: int, *shape: int) -> Tensor:
-        drawn = [torch.randn(shape, generator=g, device=g.device) for _, g in zip(range(n), generators, strict=True)]
-        return torch.stack(drawn).to(device)
-
-    return draw
 
 
 def down(layer: nn.Module, x: Tensor) -> Tensor:

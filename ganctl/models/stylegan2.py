@@ -1,7 +1,7 @@
 """StyleGAN2: Karras, Laine, Aittala, Hellsten, Lehtinen & Aila, Analyzing and Improving the Image Quality of StyleGAN, 2020. arXiv:1912.04958."""  # noqa: E501
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -22,6 +22,7 @@ from ganctl.nn.layers import numpy_prior
 from ganctl.nn.mapping import Mapping
 from ganctl.nn.minibatch_std import minibatch_std
 from ganctl.nn.modulated import modulated_conv2d
+from ganctl.nn.noise import Draw, drawn_by
 from ganctl.nn.precision import float32_unless
 from ganctl.nn.resample import BINOMIAL, conv_down2, conv_up2, downsample2d, fir_filter, upsample2d
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
@@ -37,8 +38,6 @@ AUGMENTS = True
 
 Architecture = Literal["orig", "skip", "resnet"]
 """Fig. 7: plain; the sum of an RGB output (or input) at every resolution; residual blocks."""
-Draw = Callable[..., Tensor]
-"""draw(n, *shape) → N(0, 1) [n, *shape]: fresh noise for each image."""
 
 
 @config
@@ -289,16 +288,6 @@ class Generator(nn.Module):
         self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"] | None = None, *, psi: float = 1.0
     ) -> Float[Tensor, "n c h w"]:
         return self.synthesize(self.map(z, c, psi=psi))
-
-
-def drawn_by(generators: Sequence[torch.Generator], device: torch.device) -> Draw:
-    """Noise for each image from a generator of its own, wherever that is."""
-
-    def draw(n: int, *shape: int) -> Tensor:
-        drawn = [torch.randn(shape, generator=g, device=g.device) for _, g in zip(range(n), generators, strict=True)]
-        return torch.stack(drawn).to(device)
-
-    return draw
 
 
 class DiscriminatorBlock(nn.Module):

@@ -38,6 +38,8 @@ def estimate(recipe: Recipe, data: "Dataset", state: "State", stop: Callable[[],
         world=p.world,
     )
     phases = family(recipe.model).phases(recipe.config)
+    # Networks that grow are timed as they end: no run takes longer than was said.
+    p.nimg = round(cfg.kimg * 1000)
     # The first step also allocates, chooses kernels and reads the data's pages.
     train_step(state, phases, stream, cfg)
     begun, first = time.monotonic(), p.nimg
