@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ganctl.io.seeds import seed_class
 from ganctl.nn.features.lpips import lpips_input
 from ganctl.nn.interpolation import lerp, slerp
 from ganctl.nn.precision import inference
-from ganctl.protocols import Sampler, StyleSampler
+from ganctl.protocols import Sampler, StyleSampler, classes_of
 
 EPSILON = 1e-4
 
@@ -115,8 +116,9 @@ def step_distances(
 
     The path is an arc in z (eq. 2), or a straight line in w (eq. 3), and the pictures lie anywhere on it (`full`), or
     at its start (`end`). They are compared as floats, both with the network's constant noise; `crop` keeps the part
-    where FFHQ has its faces, as the ids ppl_* of StyleGAN's code do and ppl2_wend does not. Sample i depends on
-    (seed, i) alone: any split of `samples` over batches or machines gives the same, to rounding.
+    where FFHQ has its faces, as the ids ppl_* of StyleGAN's code do and ppl2_wend does not. Sample i, with
+    its class in a conditional network, depends on (seed, i) alone: any split of `samples` over batches or machines
+    gives the same, to rounding.
     Raises ValueError for `w` of a network that has none, and for pictures that are neither grey nor RGB.
     """
     if space == "w" and not isinstance(net, StyleSampler):
@@ -125,9 +127,9 @@ def step_distances(
         raise ValueError(f"pictures have {net.x.channels} channels, and the distance is of grey or RGB ones")
     found, count = [], 0
     with inference(device):
-        for start, end in _latents(net, samples, space, ends, seed, batch_size, device):
+        for start, end, c in _latents(net, samples, space, ends, seed, batch_size, device):
             both = torch.cat([start, end])
-            drawn = net.sample(both) if space == "z" else net.synthesize(both)  # type: ignore[attr-defined]
+            drawn = net.sample(both, *c) if space == "z" else net.synthesize(both)  # type: ignore[attr-defined]
             pictures = lpips_input(drawn, net.x.range)
             if crop:
                 rows, columns = pictures.shape[2] // 8, pictures.shape[3] // 8
@@ -141,8 +143,9 @@ def step_distances(
 
 def _latents(
     net: Sampler, samples: Sequence[int], space: str, ends: str, seed: int, batch_size: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of latents at t and at t + ε."""
+) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+    """Batches of latents at t and at t + ε, and the classes of both of a conditional network: one for each path."""
+    label = classes_of(net)
     times = np.random.default_rng(seed).random(max(samples, default=-1) + 1)
     for at in range(0, len(samples), batch_size):
         chosen = samples[at : at + batch_size]
@@ -150,14 +153,16 @@ def _latents(
         # Seeds are 32 bits wide, and go round.
         a = net.prior([(seed + 2 * i) % 2**32 for i in chosen])
         b = net.prior([(seed + 2 * i + 1) % 2**32 for i in chosen])
+        drawn = [] if label is None else [seed_class((seed + 2 * i) % 2**32, label.n) for i in chosen]
+        c = [] if label is None else [torch.tensor(2 * drawn, device=device)]
         if space == "z":
             # In float64, on the CPU: in float32, ε is only some thousand steps of rounding.
             start, end = (arc(a.double(), b.double(), u).to(a.dtype) for u in (t, t + EPSILON))
-            yield start.to(device), end.to(device)
+            yield start.to(device), end.to(device), c
         else:
-            w0, w1 = net.map(torch.cat([a, b]).to(device)).chunk(2)  # type: ignore[attr-defined]
+            w0, w1 = net.map(torch.cat([a, b]).to(device), *c).chunk(2)  # type: ignore[attr-defined]
             u = t.to(device, w0.dtype).reshape(-1, *[1] * (w0.ndim - 1))
-            yield lerp(w0, w1, u), lerp(w0, w1, u + EPSILON)
+            yield lerp(w0, w1, u), lerp(w0, w1, u + EPSILON), c
 
 
 def arc(a: Float[Tensor, "n *z"], b: Float[Tensor, "n *z"], t: Float[Tensor, " n"]) -> Float[Tensor, "n *z"]:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ganctl.io.seeds import seed_class
 from ganctl.load import load
 from ganctl.metrics.path_length import EPSILON, arc, path_length, sampler_path_length, step_distances
 from ganctl.nn.features.lpips import LPIPS
 from ganctl.nn.layers import normal_prior
 from ganctl.protocols import Sampler, StyleSampler
-from ganctl.spec import Image
+from ganctl.spec import Image, Label
 from tests.conftest import Tiny
 
 CPU = torch.device("cpu")
@@ -221,3 +222,30 @@ def test_what_is_compared(side: int, crop: bool, seen: int) -> None:
     rows, columns = (picture[0, :2] + 1) / 2
     ends = [rows[0].mean(), rows[-1].mean(), columns[:, 0].mean(), columns[:, -1].mean()]
     np.testing.assert_allclose(ends, bounds, atol=8 / side)
+
+
+@pytest.mark.parametrize("space", ["z", "w"])
+def test_both_ends_of_a_path_are_of_one_class(space: str) -> None:
+    """A conditional network whose class shifts z: were the two classes different, pictures would lie far apart."""
+
+    class Classes(TinyStyle):
+        c = Label(5)
+        seen: list[Tensor]
+
+        def map(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+            assert c is not None
+            self.seen.append(c)
+            return super().map(z + c[:, None])
+
+        def sample(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+            return self.synthesize(self.map(z, c))
+
+    net = Classes()
+    net.seen = []
+    found = measured(net, space=space, ends="full", samples=range(12), batch_size=12)
+    assert (found / EPSILON**2 < 1e4).all() and (found > 0).all()
+    (c,) = net.seen
+    wanted = [seed_class(3 + 2 * i, 5) for i in range(12)]
+    assert c.tolist() == wanted + wanted and len(set(wanted)) > 2
+    split = measured(net, space=space, ends="full", samples=range(4, 12), batch_size=3)
+    np.testing.assert_allclose(split, found[4:], rtol=1e-2)
