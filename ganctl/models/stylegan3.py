@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import UsageError
+from ganctl.io.pickle_records import PersistedModule, TfNetwork
 from ganctl.losses.adversarial import log_loss_d, non_saturating_g
 from ganctl.losses.regularizers import logits_and_penalty
 from ganctl.models import stylegan2
@@ -28,6 +29,7 @@ from ganctl.nn.precision import float32_unless
 from ganctl.nn.resample import upfirdn2d
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.protocols import Noise
+from ganctl.published import stylegan3 as published
 from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image, Label
 
@@ -429,3 +431,13 @@ def optimizers(cfg: Config) -> dict[str, Optimizer]:
         "G": Adam(cfg.glr, cfg.beta1, cfg.beta2),
         "D": Adam(cfg.dlr * ratio, cfg.beta1**ratio, cfg.beta2**ratio),
     }
+
+
+def from_upstream(state: dict[str, Tensor]) -> published.Networks | None:
+    """G or D in a state dict of NVIDIA's names (`synthesis.L0_36_512`) or OpenMMLab's (`style_mapping`, BGR)."""
+    return published.from_state(state)
+
+
+def from_nvidia(net: PersistedModule | TfNetwork) -> published.Networks | None:
+    """G or D in a snapshot of stylegan3, configurations T and R."""
+    return published.from_nvidia(net)

@@ -43,7 +43,8 @@ def draws(bundle: Path, net: str, name: str, psi: tuple[float, ...] = (1.0, 0.7)
             w = G.map(golden["in.z"], psi=value)
             close(w, golden[f"{call}.ws"])
             # Beyond [-1, 1] too, where `synthesize` ends.
-            close(G.synthesis(w, "const"), golden[f"{call}.img"])
+            image = G.synthesis(w) if name == SG3 else G.synthesis(w, "const")
+            close(image, golden[f"{call}.img"])
 
 
 def judges(bundle: Path, name: str) -> None:
@@ -63,6 +64,30 @@ def test_an_nvidia_snapshot_draws_what_was_recorded(tmp_path: Path) -> None:
     assert (bundle.card["trained_on"], bundle.card["augment"]["hue"]) == ("toy32", 1)
     alone = convert(golden(f"nvidia-pickle/{SG2}.pkl"), tmp_path / "ema", net="G_ema")
     assert alone["nets"] == ["G_ema"]
+
+
+def test_a_stylegan3_snapshot_draws_what_was_recorded(tmp_path: Path) -> None:
+    result = convert(golden(f"nvidia-pickle/{SG3}.pkl"), tmp_path / "b")
+    assert (result["model"], result["nets"]) == ("stylegan3", ["G", "G_ema", "D"])
+    draws(tmp_path / "b", "G_ema", SG3)
+    draws(tmp_path / "b", "G", SG3, (1.0,))
+    judges(tmp_path / "b", SG3)
+    config = read_bundle(tmp_path / "b").config
+    assert config.items() >= {"clamp": 256.0, "num_fp16_res": 4, "w_beta": 0.998, "d_channel_base": 192}.items()
+    assert config["magnitude_ema_beta"] == 0.9988915792636801
+
+
+@pytest.mark.parametrize("name", ["stylegan3-t-uncond-r32", "stylegan3-r-uncond-r32"])
+def test_stylegan3s_state_dicts_as_openmmlab_names_them(tmp_path: Path, name: str) -> None:
+    """T and R by their tensors alone, in RGB: the layout of the official networks that OpenMMLab converted."""
+    with safe_open(golden(f"{name}.safetensors"), "pt") as f:
+        data = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+    state = {k[8:]: t for k, t in data.items() if k.startswith("weights.")}
+    theirs = {f"generator_ema.{k.replace('mapping.', 'style_mapping.')}": t for k, t in state.items()}
+    convert(checkpoint(tmp_path / "cvt_rgb.pth", {"meta": {}, "state_dict": theirs}), tmp_path / "b")
+    G = network(read_bundle(tmp_path / "b"), "G_ema")
+    with torch.inference_mode():
+        close(G.synthesis(G.map(data["in.z"], psi=0.7)), data["out.psi07.img"])
 
 
 def test_a_tensorflow_snapshot_draws_the_same(tmp_path: Path) -> None:

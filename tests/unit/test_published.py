@@ -9,9 +9,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ganctl.config import parse
 from ganctl.errors import WeightsError
 from ganctl.io.pickle_machine import Refused
 from ganctl.io.pickles import PersistedModule, TfNetwork, read_torch
+from ganctl.load import family, skeleton
 from ganctl.models import progan, stylegan
 from ganctl.published import stylegan2, stylegan3
 from ganctl.published.container import Held, networks_in, training_card
@@ -408,3 +410,32 @@ def test_variables_that_no_growing_network_has(tmp_path: Path, change: dict, why
     net = read_torch(write(tmp_path / "x.pkl", dumps(thing)))
     with pytest.raises(Refused, match=why):
         progan.from_nvidia(net)
+
+
+SIZES = [
+    ("stylegan2", {"resolution": 1024}),
+    ("stylegan2", {"resolution": 512, "classes": 10, "mapping_layers": 2}),
+    ("stylegan2", {"resolution": 256, "channel_base": 16384, "g_architecture": "resnet", "d_architecture": "skip"}),
+    ("stylegan2", {"resolution": 32, "channel_base": 32768, "channel_max": 512, "g_architecture": "orig"}),
+    ("stylegan3", {"resolution": 1024}),
+    ("stylegan3", {"resolution": 256, "channel_base": 16384, "d_channel_base": 16384}),
+    ("stylegan3", {"resolution": 512, "classes": 10}),
+    (
+        "stylegan3",
+        {"resolution": 1024, "channel_base": 65536, "channel_max": 1024, "kernel": 1, "radial_filters": True},
+    ),
+    ("stylegan3", {"resolution": 256, "channel_base": 32768, "channel_max": 1024, "kernel": 1, "radial_filters": True}),
+]
+
+
+@pytest.mark.parametrize("model, config", SIZES, ids=str)
+def test_sizes_are_read_off_the_tensors(model: str, config: dict[str, Any]) -> None:
+    """A network of the published sizes, on the meta device, is built again from nothing but its names and shapes."""
+    module = family(model)
+    nets = skeleton(module, parse(module.Config, config, where="test"))
+    for net in ("G", "D"):
+        state = getattr(nets, net).state_dict()
+        found = module.from_upstream(dict(state))
+        assert found is not None
+        again = getattr(skeleton(module, parse(module.Config, found[0], where="found")), net).state_dict()
+        assert {k: t.shape for k, t in again.items()} == {k: t.shape for k, t in state.items()}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ganctl.io.bundle import Bundle, read_bundle
 from ganctl.load import network
-from tests.cli.test_convert_published import SG2, TF, draws
+from tests.cli.test_convert_published import SG2, SG3, TF, draws
 from tests.conftest import golden
 from tests.layouts import companion, openmmlab_names, rosinality_generator, tf_pickle
 from tests.zoo.conftest import World
@@ -55,6 +55,7 @@ def torch_file(value: object) -> bytes:
 
 
 ROADS = {
+    SG3: ("stylegan3", "nvidia-pickle", "G_ema", (1.0, 0.7)),
     SG2: ("stylegan2", "nvidia-pickle", "G_ema", (1.0, 0.7)),
     "tensorflow": ("stylegan2", "nvidia-pickle", "G_ema", (1.0, 0.7)),
     "openmmlab": ("stylegan2", "torch-checkpoint", "state_dict.generator_ema", (1.0,)),
@@ -71,8 +72,8 @@ def test_pull_and_convert_once(world: World, kind: str) -> None:
     assert "tiny is for non-commercial use only" in done.stderr
     bundle = read_bundle(Path(json.loads(done.stdout)["path"]))
     assert list(bundle.nets) == ["G_ema"] and bundle.card["license"] == "NVIDIA-NC"
-    assert (bundle.config["resolution"], bundle.config["channel_max"]) == (32, 24)
-    draws(bundle.path, "G_ema", SG2, psi)
+    assert (bundle.config["resolution"], bundle.config["channel_max"]) == (32, 12 if kind == SG3 else 24)
+    draws(bundle.path, "G_ema", SG3 if kind == SG3 else SG2, psi)
     assert world.hub.gets(f"/upstream/{file}") == 1
     # From here on nothing is asked.
     world.hub.requests.clear()
