@@ -14,7 +14,9 @@ from ganctl.io.pickle_machine import Refused
 from ganctl.published.names import blur_kernel, noise_name, with_filters
 
 MEAN_SEEDS = 10_000
-"""Styles whose mean is the w_avg of a file that has none."""
+"""Styles whose mean is the w_avg of a file that has none …"""
+MAX_WIDTH = 4096
+"""… where its mapping network is at most so wide: TADNE's, the widest known, has 1024."""
 
 
 def is_generator(state: Mapping[str, Tensor]) -> bool:
@@ -104,11 +106,21 @@ def with_mean(state: dict[str, Tensor]) -> dict[str, Tensor]:
     layers = [k for k in state if re.fullmatch(r"mapping\.fc\d+\.weight", k)]
     if "mapping.w_avg" in state or not layers:
         return state
-    width = state["mapping.fc0.weight"].shape[-1]
+    if any(n > MAX_WIDTH for k in layers for n in state[k].shape):
+        raise Refused(f"its mapping network is wider than {MAX_WIDTH}, and it has no mean style")
+    try:
+        w = _mean_style(state, len(layers))
+    except (KeyError, IndexError, RuntimeError) as e:
+        raise Refused("the layers of its mapping network do not fit together") from e
+    return {**state, "mapping.w_avg": w}
+
+
+def _mean_style(state: Mapping[str, Tensor], layers: int) -> Tensor:
+    width = state["mapping.fc0.weight"].shape[1]
     x = torch.from_numpy(np.random.RandomState(0).randn(MEAN_SEEDS, width)).float()
     x = x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
-    for i in range(len(layers)):
+    for i in range(layers):
         weight, bias = state[f"mapping.fc{i}.weight"].float(), state[f"mapping.fc{i}.bias"].float()
         x = F.linear(x, weight * (0.01 / math.sqrt(x.shape[1])), bias * 0.01)
         x = F.leaky_relu(x, 0.2) * math.sqrt(2)
-    return {**state, "mapping.w_avg": x.mean(0)}
+    return x.mean(0)

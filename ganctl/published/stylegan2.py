@@ -127,6 +127,8 @@ def from_state(state: Mapping[str, Tensor]) -> Networks | None:
 def _generator_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The config as far as tensors tell; no clamp, as these layouts compute in float32."""
     sides = sorted(int(m[1]) for k in state if (m := re.fullmatch(r"synthesis\.b(\d{1,5})\.conv1\.weight", k)))
+    if not sides:
+        raise Refused("its generator has no layers")
     widths = {s: _size(state, f"synthesis.b{s}.conv1.weight", 0) for s in sides}
     labels = "mapping.embed.weight" in state
     w = _size(state, "mapping.w_avg", 0)

@@ -1,6 +1,8 @@
 """`ganctl convert` on whole published files: what a converted generator draws is what was recorded from its program."""
 
 import json
+import random
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from ganctl.errors import WeightsError
+from ganctl.config import parse
+from ganctl.errors import UsageError, WeightsError
 from ganctl.io.bundle import read_bundle
-from ganctl.load import network
+from ganctl.io.pickles import PersistedModule, read_torch
+from ganctl.load import family, network, read_published
+from ganctl.published.container import networks_in
 from ganctl.workflows.convert import ConvertRequest, run
 from tests.conftest import Shell, golden
 from tests.golden.test_networks import close
@@ -213,3 +218,78 @@ def test_the_command_line(ganctl: Shell) -> None:
 def test_plain_records_are_refused_without_a_family(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no state dict"):
         convert(write(tmp_path / "x.pkl", dumps({"G": None, "training_set_kwargs": {}})), tmp_path / "b")
+
+
+def state_of(kind: str) -> dict[str, torch.Tensor]:
+    G, D = companion(SG2, "G"), companion(SG2, "D")
+    found = {
+        "rosinality": lambda: rosinality_generator(G), "rosinality D": lambda: rosinality_discriminator(D),
+        "openmmlab": lambda: openmmlab_names(rosinality_generator(G)),
+        "openmmlab D": lambda: openmmlab_names(rosinality_discriminator(D)),
+        "nvidia": lambda: G, "nvidia D": lambda: D, "stylegan3": lambda: companion(SG3, "G"),
+    }  # fmt: skip
+    return dict(found[kind]())
+
+
+def spoiled(state: dict[str, torch.Tensor], rng: random.Random) -> dict[str, torch.Tensor]:
+    """The same with one tensor reshaped, retyped, renamed, left out, or with everything but a few left out."""
+    key = rng.choice(list(state))
+    match rng.randrange(6):
+        case 0:
+            state[key] = state[key].reshape(-1)
+        case 1:
+            state[key] = torch.zeros([rng.choice((0, 1, 2, 3))] * rng.randrange(6))
+        case 2:
+            state[key] = state[key].to(rng.choice((torch.int32, torch.float64, torch.bool, torch.float16)))
+        case 3:
+            state[rng.choice(("", "x", "synthesis.b99999.conv1.weight", "convs.99.conv.weight"))] = state.pop(key)
+        case 4:
+            del state[key]
+        case _:
+            return {k: t for k, t in state.items() if rng.random() < 0.3}
+    return state
+
+
+KINDS = ("rosinality", "rosinality D", "openmmlab", "openmmlab D", "nvidia", "nvidia D", "stylegan3")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_published_state_with_one_thing_wrong(kind: str) -> None:
+    """A family's reader gives a network that can be tried, gives none, or says in one sentence what is wrong."""
+    rng = random.Random(kind)
+    module = family("stylegan3" if kind == "stylegan3" else "stylegan2")
+    for _ in range(60):
+        state = spoiled(state_of(kind), rng)
+        for value in (state, {"state_dict": {f"module.{k}": t for k, t in state.items()}}):
+            for _, held in networks_in(value):
+                try:
+                    found = read_published(module, held, "cannot use weights")
+                    if found is not None:
+                        parse(module.Config, found[0], where="found")
+                except (WeightsError, UsageError) as e:
+                    assert e.why and "\n" not in e.why and e.why.isprintable()
+
+
+def test_a_published_record_with_one_thing_wrong() -> None:
+    """The same for NVIDIA's records: arguments of other types, parts that are none, tensors left out."""
+    rng = random.Random(1)
+    odd: list[Any] = [None, -1, 0, 1 << 70, 1.5, float("nan"), "x", [], [[1]], {}, {"a": 1}, True, b"x", torch.ones(2)]
+    for _ in range(150):
+        name, key = rng.choice([(SG2, "G"), (SG2, "D"), (SG3, "G"), (SG3, "D")])
+        net = snapshot(name)[key]
+        state = {**net.state, "_init_kwargs": {**net.init_kwargs}, "_modules": {**net.state["_modules"]}}
+        target = state["_init_kwargs"] if rng.random() < 0.7 else state["_modules"]
+        target[rng.choice([*target, "surprise"])] = rng.choice(odd)
+        for model in ("stylegan2", "stylegan3"):
+            try:
+                module = family(model)
+                found = read_published(module, PersistedModule(net.class_name, state), "cannot use weights")
+                if found is not None:
+                    parse(module.Config, found[0], where="found")
+            except (WeightsError, UsageError) as e:
+                assert e.why and e.why.isprintable()
+
+
+@lru_cache
+def snapshot(name: str) -> dict[str, PersistedModule]:
+    return read_torch(golden(f"nvidia-pickle/{name}.pkl"))

@@ -236,6 +236,15 @@ def test_a_missing_mean_style_is_computed() -> None:
     assert torch.equal(state["mapping.w_avg"], read(held(rosinality(average=False))["g_ema"])[1]["G"]["mapping.w_avg"])
 
 
+def test_no_mean_is_computed_of_an_endless_mapping() -> None:
+    state = {**held(rosinality(average=False))["g_ema"], "style.1.weight": torch.zeros(1, 1 << 20)}  # type: ignore[dict-item]
+    with pytest.raises(Refused, match="wider than 4096"):
+        read(state)
+    state["style.1.weight"] = torch.zeros(1, 32)
+    with pytest.raises(Refused, match="do not fit together"):
+        read(state)
+
+
 def test_openmmlabs_names_and_channel_order() -> None:
     theirs = {f"generator_ema.{k}": t for k, t in openmmlab_names(rosinality(False)["g_ema"]).items()}
     theirs |= {f"discriminator.{k}": t for k, t in openmmlab_names(rosinality(False)["d"]).items()}
