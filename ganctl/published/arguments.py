@@ -5,6 +5,7 @@ from typing import Any
 
 from ganctl.errors import printable
 from ganctl.io.pickle_machine import Refused
+from ganctl.io.pickle_records import PersistedModule
 
 
 class Arguments:
@@ -45,3 +46,10 @@ class Arguments:
         if self.left:
             name = printable(next(iter(self.left))[:80])
             raise Refused(f"{self.what} has the argument '{name}', which is not known")
+
+
+def arguments_of(net: PersistedModule, what: str) -> Arguments:
+    """Those of a network in NVIDIA's PyTorch snapshots, which all have names."""
+    if net.state.get("_init_args"):
+        raise Refused(f"{what} has arguments without names")
+    return Arguments(net.init_kwargs, what)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ganctl.io.pickle_machine import Refused
 from ganctl.io.pickle_records import PersistedModule, TfNetwork
 from ganctl.published import openmmlab, rosinality
-from ganctl.published.arguments import Arguments
+from ganctl.published.arguments import Arguments, arguments_of
 from ganctl.published.names import FILTER, Networks
 from ganctl.published.stylegan2_tf import from_tensorflow
 
@@ -36,9 +36,9 @@ def from_nvidia(net: PersistedModule | TfNetwork) -> Networks | None:
         return from_tensorflow(net)
     tensors = net.tensors()
     if net.class_name == "Generator" and is_generator(tensors):
-        return _generator(Arguments(net.init_kwargs, "its Generator"), _code_base(net)), {"G": tensors}
+        return _generator(arguments_of(net, "its Generator"), _code_base(net)), {"G": tensors}
     if net.class_name == "Discriminator" and is_discriminator(tensors):
-        return _discriminator(Arguments(net.init_kwargs, "its Discriminator"), _code_base(net)), {"D": tensors}
+        return _discriminator(arguments_of(net, "its Discriminator"), _code_base(net)), {"D": tensors}
     return None
 
 

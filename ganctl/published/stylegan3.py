@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ganctl.io.pickle_records import PersistedModule, TfNetwork
 from ganctl.published import stylegan2
-from ganctl.published.arguments import Arguments
+from ganctl.published.arguments import arguments_of
 from ganctl.published.names import Networks
 
 
@@ -28,7 +28,7 @@ def from_nvidia(net: PersistedModule | TfNetwork) -> Networks | None:
     tensors = net.tensors()
     if net.class_name != "Generator" or not is_stylegan3(tensors):
         return None
-    a = Arguments(net.init_kwargs, "its Generator")
+    a = arguments_of(net, "its Generator")
     mapping = a.part("mapping_kwargs")
     cfg = {
         "resolution": a.take("img_resolution"),

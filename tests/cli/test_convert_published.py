@@ -22,6 +22,7 @@ from tests.golden.test_networks import close
 from tests.layouts import (
     companion,
     dumps,
+    growing_tf,
     openmmlab_names,
     r3gan_pickle,
     recorded,
@@ -33,6 +34,12 @@ from tests.layouts import (
 
 SG2, SG3 = "stylegan2ada-tiny-r32", "stylegan3-t-tiny-r32"
 TF = {"resolution": 32, "num_channels": 3, "label_size": 0, "fmap_base": 256, "fmap_max": 24, "conv_clamp": 256}
+
+
+GROWING = [
+    ("stylegan", "stylegan1", ("G_style", "D_basic")),
+    ("progan", "progan-genforce", ("G_paper", "D_paper")),
+]
 
 
 def convert(source: Path, out: Path, **options: Any) -> dict[str, Any]:
@@ -101,6 +108,27 @@ def test_a_tensorflow_snapshot_draws_the_same(tmp_path: Path) -> None:
     assert convert(file, tmp_path / "b")["nets"] == ["G", "G_ema", "D"]
     draws(tmp_path / "b", "G_ema", SG2)
     judges(tmp_path / "b", SG2)
+
+
+@pytest.mark.parametrize("model, file, functions", GROWING, ids=lambda v: v if isinstance(v, str) else None)
+def test_tensorflow_snapshots_of_progan_and_stylegan(
+    tmp_path: Path, model: str, file: str, functions: tuple[str, str]
+) -> None:
+    """They become the bundle that GenForce's conversion of the same networks becomes."""
+    states = {}
+    for net in "gd":
+        with safe_open(golden(f"{file}-{net}-r32.safetensors"), "pt") as f:
+            states[net] = {k[8:]: f.get_tensor(k) for k in f.keys() if k.startswith("weights.")}  # noqa: SIM118
+    kwargs = {"num_channels": 3, "resolution": 32, "label_size": 0}
+    G, D = (growing_tf(n, f, states[n.lower()], kwargs) for n, f in zip("GD", functions, strict=True))
+    result = convert(write(tmp_path / "x.pkl", dumps((G, D, G), 4)), tmp_path / "b")
+    assert (result["model"], result["nets"]) == (model, ["G", "G_ema", "D"])
+    value = {"generator": states["g"], "generator_smooth": states["g"], "discriminator": states["d"]}
+    convert(checkpoint(tmp_path / "x.pth", value), tmp_path / "other")
+    ours, theirs = read_bundle(tmp_path / "b"), read_bundle(tmp_path / "other")
+    assert ours.config == theirs.config
+    for net in theirs.nets:
+        assert all(torch.equal(t, ours.state(net)[k]) for k, t in theirs.state(net).items()), net
 
 
 def checkpoint(path: Path, value: Any) -> Path:

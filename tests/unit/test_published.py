@@ -106,6 +106,13 @@ def test_arguments_that_are_not_understood_are_refused(change: dict, why: str) -
     assert str(e.value).isprintable()
 
 
+def test_arguments_without_names_are_refused() -> None:
+    G = read_torch(golden(f"nvidia-pickle/{SG3}.pkl"))["G"]
+    G.state["_init_args"] = (512,)
+    with pytest.raises(Refused, match="has arguments without names"):
+        read(G)
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_tensorflow_pickles(tmp_path: Path, protocol: int) -> None:
     nets = {key: companion(SG2, key) for key in ("G", "D", "G_ema")}
