@@ -49,7 +49,7 @@ class Config:
     channels: Count = 3
     """1 grey, 3 colour."""
     classes: Count | None = None
-    """None: unconditional. Else G and D take a class (2006.06676, appendix D.1: projection in D)."""
+    """None: unconditional. Else G and D take a class (2006.06676, appendix D: projection in D)."""
     z_dim: Count = 512
     """Dimension of z."""
     w_dim: Count = 512
@@ -232,8 +232,7 @@ class SynthesisBlock(nn.Module):
                 y = self.conv1(self.conv0(x, w0, noise), w1, noise)
             rgb = None if self.torgb is None else self.torgb(y, w_rgb)
         if image is not None and rgb is not None:
-            with torch.autocast(image.device.type, enabled=False):
-                rgb = upsample2d(image, self.get_buffer("resample_filter")) + rgb
+            rgb = upsample2d(image, self.get_buffer("resample_filter")) + rgb
         return y, rgb
 
 
@@ -318,10 +317,7 @@ class DiscriminatorBlock(nn.Module):
                 y = self.conv1(y)
             else:
                 y = self.skip(x, math.sqrt(0.5)) + self.conv1(y, math.sqrt(0.5))
-        if self.sum_images:
-            with torch.autocast(image.device.type, enabled=False):
-                image = downsample2d(image, self.get_buffer("resample_filter"))
-        return y, image
+        return y, downsample2d(image, self.get_buffer("resample_filter")) if self.sum_images else image
 
 
 class Epilogue(nn.Module):

@@ -14,7 +14,7 @@ Activation = Literal["linear", "lrelu"]
 def activate(x: Tensor, activation: Activation, *, gain: float = 1.0, clamp: float | None = None) -> Tensor:
     """Linear, or leaky ReLU 0.2 times √2 so that it keeps the variance; then `gain`; then ± `clamp` · `gain`.
 
-    (Karras et al. 2020's code; the clamp is Karras et al. 2020, "Training GANs with limited data", appendix D.1.)
+    (Karras et al. 2020's code; the clamp is Karras et al. 2020, "Training GANs with limited data", appendix D.)
     """
     if activation == "lrelu":
         # In place: nobody else holds the result, and neither derivative needs it.

@@ -9,8 +9,8 @@ def minibatch_std(x: Float[Tensor, "n c h w"], group: int | None = 4, channels: 
     """Appends `channels` maps: the standard deviation over groups of samples, averaged over channels and pixels.
 
     A group holds samples n / group apart, StyleGAN's arrangement; None: the whole batch. The deviation is the biased
-    one, + 1e-8 under the root. Where `group` does not divide n, the next smaller number that does is taken. The batch is
-    what one call sees: groups span neither ranks nor micro-batches, as in the authors' code.
+    one, + 1e-8 under the root. Where `group` does not divide n, the next smaller number that does is taken. The batch
+    is what one call sees: groups span neither ranks nor micro-batches, as in the authors' code.
     """
     n, c, h, w = x.shape
     size = next(g for g in range(min(group or n, n), 0, -1) if n % g == 0)
