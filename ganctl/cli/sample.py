@@ -31,6 +31,8 @@ def sample(
         help="Truncate only the first N layers. Default: all.")] = None,
     noise_mode: Annotated[Literal["const", "random", "none"] | None, typer.Option(rich_help_panel=STYLE,
         help="Noise maps: the stored ones, fresh ones by the seed, or none. Default: const.")] = None,
+    noise_layers: Annotated[str | None, typer.Option(metavar="LAYERS", rich_help_panel=STYLE,
+        help="Only these add noise, as in 0-7. Default: all.")] = None,
     translate: Annotated[str | None, typer.Option(metavar="X,Y", rich_help_panel=STYLE,
         help="StyleGAN3: move the picture right and down, in sides of it.")] = None,
     rotate: Annotated[float | None, typer.Option(metavar="DEG", rich_help_panel=STYLE,
@@ -67,9 +69,9 @@ def sample(
 
     request = SampleRequest(
         model=model, num=num, seed=seed, seeds=seeds, latents=tuple(latents or ()), classes=classes,
-        trunc=trunc, trunc_cutoff=trunc_cutoff, noise_mode=noise_mode, translate=translate, rotate=rotate,
-        rows=rows, cols=cols, styles=styles, out=out, format=format, quality=quality, grid=grid,
-        save_latents=save_latents, subdirs=subdirs, size=size,
+        trunc=trunc, trunc_cutoff=trunc_cutoff, noise_mode=noise_mode, noise_layers=noise_layers,
+        translate=translate, rotate=rotate, rows=rows, cols=cols, styles=styles, out=out, format=format,
+        quality=quality, grid=grid, save_latents=save_latents, subdirs=subdirs, size=size,
         batch_size=show.auto_number("--batch-size", batch_size), device=common.device, dtype=common.dtype,
         overwrite=common.overwrite,
     )

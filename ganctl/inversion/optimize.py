@@ -115,8 +115,9 @@ def descend(
 ) -> Inversion:
     """The search itself, from s starts for each image.
 
-    `jitter(t)` [*p] is added to every point at time t = 0 … 1; the best of the points tried is kept. `maps` move too, which needs one start of one image;
-    their `penalty` is added to the loss, and after each step they are brought back to mean 0 and variance 1.
+    `jitter(t)` [*p] is added to every point at time t = 0 … 1; the best of the points tried is kept. `maps` move too,
+    which needs one start of one image; their `penalty` is added to the loss, and after each step they are brought back
+    to mean 0 and variance 1.
     """
     if not torch.isfinite(x).all():
         raise GanctlError("cannot invert the image", "it holds NaN or infinite values")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ganctl.inversion.optimize import Inversion, InvertConfig, Loss, Maps, Step, descend, squared_error
 from ganctl.io.seeds import seed_class
-from ganctl.nn.drawing import Drawing, Latent, styles, with_maps
+from ganctl.nn.drawing import Drawing, Latent, styles, synthesize
 from ganctl.protocols import StyleSampler, classes_of
 
 SAMPLES = 10_000
@@ -83,7 +83,7 @@ def project(
         return JITTER * statistics.deviation * fading * torch.randn(start.shape[2:], generator=generator)
 
     def picture(points: Tensor, moving: Maps) -> Tensor:
-        return with_maps(net, points.expand(-1, statistics.layers, -1), moving)
+        return synthesize(net, points.expand(-1, statistics.layers, -1), maps=moving)
 
     found = descend(
         picture, start, x, cfg, on_step, mask=mask, distance=distance,

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from ganctl.io.seeds import seed_class
 from ganctl.protocols import Noise, StyleSampler, classes_of
 
-NOISE_BUFFERS = ("noise_const", "noise")
-"""What networks of the family call their stored maps."""
+NOISE_NAMES = {"noise_const": "noise_strength", "noise": "weight"}
+"""What networks of the family call their stored maps, and beside each its strength."""
 
 NoiseMode = Literal["const", "random", "none"]
 
@@ -25,6 +26,11 @@ class Drawing:
     cutoff: int | None = None
     """Only the first so many layers are truncated; None: all."""
     noise: NoiseMode = "const"
+    noise_layers: tuple[int, ...] | None = None
+    """The layers that add noise (Karras et al. 2019, fig. 5); None: all."""
+
+
+PLAIN = Drawing()
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,10 @@ def draw(
         return net.sample(z) if c is None else net.sample(z, c), tuple(latents)
     w = styles(net, latents, drawing, device)
     if drawing.noise == "const" and any(latent.maps for latent in latents):
-        images = torch.cat([with_maps(net, w[i : i + 1], latent.maps) for i, latent in enumerate(latents)])
+        parts = [synthesize(net, w[i : i + 1], drawing, maps=latent.maps) for i, latent in enumerate(latents)]
+        images = torch.cat(parts)
     else:
-        images = net.synthesize(w, noise=noise_of(drawing.noise, (latent.seed for latent in latents)))
+        images = synthesize(net, w, drawing, [latent.seed for latent in latents])
     return images, tuple(replace(latent, w=one) for latent, one in zip(latents, w.cpu(), strict=True))
 
 
@@ -90,15 +97,30 @@ def styles(net: StyleSampler, latents: Sequence[Latent], drawing: Drawing, devic
 
 def noise_maps(net: Any) -> dict[str, Tensor]:
     """The stored noise maps of a style-based network, by the names of their buffers."""
-    return {name: value for name, value in net.named_buffers() if name.split(".")[-1] in NOISE_BUFFERS}
+    return {name: value for name, value in net.named_buffers() if name.split(".")[-1] in NOISE_NAMES}
 
 
-def with_maps(net: StyleSampler, w: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
-    """`net.synthesize(w)` with other noise maps in place of the stored ones."""
-    if not maps:
-        return net.synthesize(w)
+def synthesize(
+    net: StyleSampler,
+    w: Tensor,
+    drawing: Drawing = PLAIN,
+    seeds: Sequence[int] = (),
+    *,
+    maps: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Tensor:
+    """Images of w, with the noise of `drawing`: random noise by the `seeds`, `maps` in place of the stored ones."""
+    noise = noise_of(drawing.noise, seeds)
     values = {f"net.{name}": value.to(w.device) for name, value in maps.items()}
-    return torch.func.functional_call(_Synthesis(net), values, (w,))
+    if drawing.noise_layers is not None:
+        known = dict(cast(nn.Module, net).named_parameters())
+        for layer, name in enumerate(noise_maps(net)):
+            place, _, buffer = name.rpartition(".")
+            strength = f"{place}.{NOISE_NAMES[buffer]}"
+            if layer not in drawing.noise_layers:
+                values[f"net.{strength}"] = torch.zeros_like(known[strength])
+    if not values:
+        return net.synthesize(w, noise=noise)
+    return torch.func.functional_call(_Synthesis(net), values, (w, noise))
 
 
 class _Synthesis(nn.Module):
@@ -108,8 +130,8 @@ class _Synthesis(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, w: Tensor) -> Tensor:
-        return self.net.synthesize(w)
+    def forward(self, w: Tensor, noise: Noise) -> Tensor:
+        return self.net.synthesize(w, noise=noise)
 
 
 def noise_of(mode: NoiseMode, seeds: Iterable[int]) -> Noise:

@@ -1,6 +1,5 @@
 """What `ganctl sample` is asked for, resolved and checked in milliseconds, before torch."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from ganctl.config import config
 from ganctl.errors import UsageError, quoted
 from ganctl.io.outputs import check_writable, default_folder
 from ganctl.io.seeds import MAX_SEED, MAX_SEEDS, parse_seeds, seed_text
-from ganctl.workflows.styles import Style, class_count
+from ganctl.workflows.styles import Style, class_count, parse_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +44,8 @@ class SampleRequest:
     """Only the first so many layers are truncated."""
     noise_mode: Literal["const", "random", "none"] | None = None
     """None is const."""
+    noise_layers: str | None = None
+    """'0-7': the only layers that add noise."""
     translate: str | None = None
     """'X,Y': every picture moved by so many of its sides, right and down (StyleGAN3) …"""
     rotate: float | None = None
@@ -73,7 +74,7 @@ class SampleRequest:
 
     @property
     def style(self) -> Style:
-        return Style(self.trunc, self.trunc_cutoff, self.noise_mode, self.translate, self.rotate)
+        return Style(self.trunc, self.trunc_cutoff, self.noise_mode, self.noise_layers, self.translate, self.rotate)
 
 
 @dataclass(frozen=True)
@@ -204,21 +205,7 @@ def _mix(request: SampleRequest) -> Mix | None:
     if (len(rows) + 1) * (len(cols) + 1) > MAX_GRID:
         why = f"a sheet of {len(rows)} rows and {len(cols)} columns has more than {MAX_GRID:,} pictures"
         raise UsageError("cannot make the mixing sheet", why, "use fewer seeds")
-    return Mix(tuple(rows), tuple(cols), _layers(request.styles))
-
-
-def _layers(text: str | None) -> tuple[int, ...] | None:
-    """'0-3,7' → (0, 1, 2, 3, 7). Raises UsageError."""
-    if text is None:
-        return None
-    found: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,3})\s*(?:-\s*([0-9]{1,3})\s*)?", part)
-        if not match or int(match[2] or match[1]) < int(match[1]):
-            why = f"{quoted(part[:60])} is neither a layer nor a range a-b"
-            raise UsageError(f"cannot use --styles {quoted(text[:60])}", why, "write it as --styles 0-6")
-        found += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return tuple(sorted(set(found)))
+    return Mix(tuple(rows), tuple(cols), parse_layers(request.styles, "--styles"))
 
 
 def resolve(request: SampleRequest) -> SampleRequest:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ganctl.errors import UsageError, did_you_mean, quoted
-from ganctl.io.seeds import MAX_SEEDS
+from ganctl.io.seeds import MAX_SEEDS, seed_text
 
 if TYPE_CHECKING:
     from ganctl.load import Model
@@ -29,6 +29,8 @@ class Style:
     trunc: float | None = None
     trunc_cutoff: int | None = None
     noise_mode: Literal["const", "random", "none"] | None = None
+    noise_layers: str | None = None
+    """The only ones that add noise, as '0-7'."""
     translate: str | None = None
     """'X,Y' in sides of the picture, right and down."""
     rotate: float | None = None
@@ -38,7 +40,7 @@ class Style:
         """The options that were given, as they are written."""
         given = {
             "--trunc": self.trunc, "--trunc-cutoff": self.trunc_cutoff, "--noise-mode": self.noise_mode,
-            "--translate": self.translate, "--rotate": self.rotate,
+            "--noise-layers": self.noise_layers, "--translate": self.translate, "--rotate": self.rotate,
         }  # fmt: skip
         return [option for option, value in given.items() if value is not None]
 
@@ -49,6 +51,7 @@ class Style:
             raise UsageError(f"cannot use --trunc {self.trunc:g}", why, "usual are 0.5 to 1")
         if self.trunc_cutoff is not None and self.trunc_cutoff < 0:
             raise UsageError(f"cannot use --trunc-cutoff {self.trunc_cutoff}", "it is a number of layers")
+        parse_layers(self.noise_layers, "--noise-layers")
         self.shift()
         if self.rotate is not None and not (math.isfinite(self.rotate) and abs(self.rotate) <= MAX_TURN):
             raise UsageError(f"cannot use --rotate {self.rotate:g}", f"it is degrees, -{MAX_TURN:g} to {MAX_TURN:g}")
@@ -81,7 +84,9 @@ class Style:
         noise = None if self.noise_mode == "const" else self.noise_mode
         x, y = self.shift()
         moved = {"translate": f"{x:g},{y:g}" if x or y else None, "rotate": self.rotate or None}
-        return {"trunc": self.psi(card), "trunc_cutoff": self.trunc_cutoff, "noise_mode": noise, **moved}
+        layers = parse_layers(self.noise_layers, "--noise-layers")
+        noises = {"noise_mode": noise, "noise_layers": seed_text(layers) if layers else None}
+        return {"trunc": self.psi(card), "trunc_cutoff": self.trunc_cutoff, **noises, **moved}
 
     def drawing(self, model: "Model") -> "Drawing | None":
         """How to draw; None for a model without W. A movement of the picture is set in the network itself.
@@ -89,7 +94,7 @@ class Style:
         Raises UsageError where it cannot be done with this model.
         """
         from ganctl.load import family
-        from ganctl.nn.drawing import Drawing
+        from ganctl.nn.drawing import Drawing, noise_maps
         from ganctl.protocols import StyleSampler
 
         if not isinstance(model.net, StyleSampler):
@@ -106,7 +111,25 @@ class Style:
                 why = f"{quoted(model.name)} is a {model.model}, whose layers are bound to the pixels"
                 raise UsageError(what, why, "leave it out: it is for StyleGAN3")
             transformed(model.net, self.shift(), self.rotate or 0.0)
-        return Drawing(self.psi(model.card), self.trunc_cutoff, self.noise_mode or "const")
+        layers = parse_layers(self.noise_layers, "--noise-layers")
+        if layers is not None and layers[-1] >= (count := len(noise_maps(model.net))):
+            why = f"{quoted(model.name)} has {count} layers with noise"
+            raise UsageError(f"cannot use --noise-layers {quoted(self.noise_layers)}", why)
+        return Drawing(self.psi(model.card), self.trunc_cutoff, self.noise_mode or "const", layers)
+
+
+def parse_layers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """'0-3,7' → (0, 1, 2, 3, 7), None → None. Raises UsageError."""
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,3})\s*(?:-\s*([0-9]{1,3})\s*)?", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            why = f"{quoted(part[:60])} is neither a layer nor a range a-b"
+            raise UsageError(f"cannot use {option} {quoted(text[:60])}", why, f"write it as {option} 0-6")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return tuple(sorted(set(found)))
 
 
 def without_w(option: str, model: "Model") -> UsageError:

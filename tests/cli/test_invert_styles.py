@@ -17,7 +17,7 @@ from ganctl.io.images import read_image, write_image
 from ganctl.io.progress import Reporter
 from ganctl.io.seeds import seed_class
 from ganctl.load import load
-from ganctl.nn.drawing import noise_maps, with_maps
+from ganctl.nn.drawing import noise_maps, synthesize
 from ganctl.workflows.interpolate import InterpolateRequest
 from ganctl.workflows.interpolate import run as walk
 from ganctl.workflows.invert import InvertRequest, run
@@ -173,8 +173,8 @@ def test_the_penalty_of_noise(styled: Tiny) -> None:
     fresh = start_maps(known, 1)
     assert {k: v.shape for k, v in fresh.items()} == {k: v.shape for k, v in known.items()}
     with torch.no_grad():
-        assert torch.equal(with_maps(net, w, known), net.synthesize(w))
-        assert not torch.equal(with_maps(net, w, fresh), net.synthesize(w))
+        assert torch.equal(synthesize(net, w, maps=known), net.synthesize(w))
+        assert not torch.equal(synthesize(net, w, maps=fresh), net.synthesize(w))
     assert all(torch.equal(a, b) for a, b in zip(known.values(), noise_maps(net).values(), strict=True))
 
 

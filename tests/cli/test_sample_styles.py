@@ -89,6 +89,26 @@ def test_random_noise_is_the_seeds_whatever_the_batch(style: SampleRequest, tmp_
     assert np.abs(to_pixels(together, net.x.range).astype(int) - np.stack(four)).max() <= 1
 
 
+@pytest.mark.parametrize("mode", ["const", "random"])
+def test_noise_in_some_layers(style: SampleRequest, tmp_path: Path, mode: Any) -> None:
+    request = replace(style, seed=7, noise_mode=mode)
+    whole, some = drawn(request)[0], replace(request, noise_layers="0,2-3", out=str(tmp_path / "some"))
+    net = load(style.model, device="cpu").net
+    strengths = [p for name, p in net.named_parameters() if name.endswith("noise_strength")]
+    assert len(strengths) == 5
+    for layer in (1, 4):
+        strengths[layer].fill_(0)
+    noise = mode if mode == "const" else [torch.Generator().manual_seed(7)]
+    with torch.inference_mode():
+        wanted = net_pixels(net, net.map(net.prior([7])), noise)
+    assert same(drawn(some)[0], wanted) and not same(wanted, whole)
+    assert told(some)[0]["status"] == "exists"
+    with pytest.raises(UsageError, match="noise_layers was '0,2-3' and is now '0-4'"):
+        run(replace(some, noise_layers="0-4"))
+    every = replace(request, noise_layers="0-4", out=str(tmp_path / "every"))
+    assert same(drawn(every)[0], whole)
+
+
 def test_trunc_is_the_cards_where_none_is_given(style: SampleRequest, tmp_path: Path) -> None:
     bundle = read_bundle(Path(style.model))
     card = {**bundle.card, "trunc": 0.5}
@@ -213,6 +233,8 @@ def read_revision(file: str) -> str:
         ({"trunc_cutoff": -1}, "cannot use --trunc-cutoff -1"),
         ({"trunc_cutoff": 7}, "has 6 layers"),
         ({"classes": "1"}, "was not trained on classes"),
+        ({"noise_layers": "3-5"}, "has 5 layers with noise"),
+        ({"noise_layers": "a"}, "write it as --noise-layers 0-6"),
         ({"translate": "1"}, "it is not X,Y"),
         ({"translate": "0,nan"}, "each is -100 to 100 sides of the picture"),
         ({"rotate": float("inf")}, "cannot use --rotate inf"),
