@@ -89,8 +89,8 @@ def test_without_filters_it_adds_the_bias_and_clamps() -> None:
 def test_a_radial_filter_falls_apart_into_few_separable_ones() -> None:
     f = lowpass(12, 3.0, 2.5, 16.0, radial=True)
     pairs = separable(f)
-    assert len(pairs) <= 6
-    assert (sum(y.outer(x) for y, x in pairs) - f).abs().max() <= 1e-8
+    assert 1 < len(pairs) <= 4
+    assert (sum(y.outer(x) for y, x in pairs) - f).abs().max() <= 2e-7
 
 
 def test_upsampling_keeps_a_wave_and_filtering_removes_one() -> None:
