@@ -33,7 +33,12 @@ class Arguments:
     def fixed(self, **known: Any) -> None:
         """Arguments whose other values no network here has: each must be absent or the one given."""
         for name, value in known.items():
-            if (given := self.take(name, value)) != value:
+            given = self.take(name, value)
+            try:
+                same = bool(given == value)
+            except (RuntimeError, TypeError, ValueError):  # tensors in the place of numbers
+                same = False
+            if not same:
                 raise Refused(f"{self.what} has {name} {printable(str(given)[:80])}, and only {value} is known here")
 
     def ignore(self, *names: str) -> None:

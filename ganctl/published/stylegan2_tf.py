@@ -25,12 +25,12 @@ def from_tensorflow(net: TfNetwork) -> Networks | None:
         raise Refused(f"{what} has version {net.version}: networks before StyleGAN2 (version 4) are other networks")
     a = Arguments({k: v for k, v in net.kwargs.items() if v is not None}, what)
     side = a.count("resolution", 1024)
-    cfg = (_tf_generator_config if is_g else _tf_discriminator_config)(a, net, found, side)
+    cfg = _generator_config(a, found, side) if is_g else _discriminator_config(a, net.function, found, side)
     a.done()
-    return cfg, {"G": _tf_generator(found, side, what)} if is_g else {"D": _tf_discriminator(found, side, what)}
+    return cfg, {"G": _generator(found, side, what)} if is_g else {"D": _discriminator(found, side, what)}
 
 
-def _tf_common(a: Arguments, side: int) -> dict[str, Any]:
+def _common(a: Arguments, side: int) -> dict[str, Any]:
     a.fixed(nonlinearity="lrelu", resample_kernel=FILTER, fmap_decay=1.0, fmap_min=1, dtype="float32")
     a.ignore("structure", "conditioning", "fused_modconv", "randomize_noise")
     return {
@@ -44,14 +44,14 @@ def _tf_common(a: Arguments, side: int) -> dict[str, Any]:
     }
 
 
-def _tf_generator_config(a: Arguments, net: TfNetwork, found: Mapping[str, Tensor], side: int) -> dict[str, Any]:
+def _generator_config(a: Arguments, found: Mapping[str, Tensor], side: int) -> dict[str, Any]:
     a.fixed(mapping_nonlinearity="lrelu", normalize_latents=True)
     a.ignore("truncation_psi", "truncation_cutoff", "truncation_psi_val", "truncation_cutoff_val", "style_mixing_prob")
     a.ignore("mapping_fmaps", "label_fmaps", "mapping_func", "synthesis_func")
     beta = a.take("w_avg_beta", a.take("dlatent_avg_beta", 0.995))
     orig = any("ToRGB_lod" in k for k in found)
     return {
-        **_tf_common(a, side),
+        **_common(a, side),
         "z_dim": a.take("latent_size", 512),
         "w_dim": a.take("dlatent_size", 512),
         "mapping_layers": a.take("mapping_layers", 8),
@@ -62,15 +62,15 @@ def _tf_generator_config(a: Arguments, net: TfNetwork, found: Mapping[str, Tenso
     }
 
 
-def _tf_discriminator_config(a: Arguments, net: TfNetwork, found: Mapping[str, Tensor], side: int) -> dict[str, Any]:
+def _discriminator_config(a: Arguments, function: str, found: Mapping[str, Tensor], side: int) -> dict[str, Any]:
     lr, layers = a.take("mapping_lrmul", 0.1), a.take("mapping_layers", 0)
-    common = _tf_common(a, side)
+    common = _common(a, side)
     if common["classes"] and layers and lr != 0.01:
         raise Refused("its discriminator maps classes at another learning rate than 0.01, which none here does")
     a.ignore("freeze_layers", "mapping_fmaps")
     orig = any("FromRGB_lod" in k for k in found)
     # StyleGAN2's own discriminators have groups of 4; StyleGAN2-ADA's take the whole batch.
-    group = None if net.function == "D_main" else 4
+    group = None if function == "D_main" else 4
     return {
         **common,
         "d_architecture": "orig" if orig else a.take("architecture", "resnet"),
@@ -163,14 +163,14 @@ def _renamed(found: Mapping[str, Tensor], rules: Sequence[Rule], what: str) -> d
     return out
 
 
-def _tf_generator(found: Mapping[str, Tensor], side: int, what: str) -> dict[str, Tensor]:
+def _generator(found: Mapping[str, Tensor], side: int, what: str) -> dict[str, Tensor]:
     if any("LabelConcat" in k for k in found):
         raise Refused(f"{what} is conditional without a label embedding, as no network here is")
     tensors = _renamed(_levels(found, "synthesis/", "ToRGB", side), _TF_GENERATOR, what)
     return with_filters(tensors)
 
 
-def _tf_discriminator(found: Mapping[str, Tensor], side: int, what: str) -> dict[str, Tensor]:
+def _discriminator(found: Mapping[str, Tensor], side: int, what: str) -> dict[str, Tensor]:
     return with_filters(_renamed(_levels(found, "", "FromRGB", side), _TF_DISCRIMINATOR, what))
 
 

@@ -96,6 +96,8 @@ def test_unset_arguments_mean_what_the_code_base_says() -> None:
         ({"mapping_kwargs": {"layer_features": 7}}, "has layer_features 7"),
         ({"synthesis_kwargs": {"resample_filter": [1, 2, 1]}}, r"has resample_filter \[1, 2, 1\]"),
         ({"synthesis_kwargs": {"\x1b[31m": 1}}, "which is not known"),
+        ({"synthesis_kwargs": {"resample_filter": torch.ones(4)}}, "has resample_filter"),
+        ({"synthesis_kwargs": {"resample_filter": [torch.ones(2)] * 4}}, "has resample_filter"),
     ],
 )
 def test_arguments_that_are_not_understood_are_refused(change: dict, why: str) -> None:
