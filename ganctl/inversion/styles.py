@@ -37,7 +37,7 @@ class StyleStatistics:
     layers: int
 
 
-def style_statistics(net: StyleSampler, device: torch.device, n: int = SAMPLES) -> StyleStatistics:
+def style_statistics(net: StyleSampler, device: torch.device, n: int) -> StyleStatistics:
     """Of the w of seeds 0 … n - 1, of a conditional network over the classes that they draw."""
     label = classes_of(net)
     parts, layers = [], 1

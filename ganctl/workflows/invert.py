@@ -125,9 +125,9 @@ class Work:
     def open_search(self) -> None:
         """Draws the statistics of w, and loads LPIPS where the loss needs it: WeightsError where it is not at hand."""
         if self.space != "z":
-            from ganctl.inversion.styles import style_statistics
+            from ganctl.inversion.styles import SAMPLES, style_statistics
 
-            self.statistics = style_statistics(self.model.net, self.model.device)
+            self.statistics = style_statistics(self.model.net, self.model.device, SAMPLES)
         if self.loss == "l2":
             return
         from ganctl.inversion.perceptual import perceptual_loss

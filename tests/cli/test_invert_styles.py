@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ganctl.errors import UsageError
+from ganctl.inversion import styles as inversion_styles
 from ganctl.inversion.optimize import InvertConfig, normalize
 from ganctl.inversion.styles import NOISE_WEIGHT, noise_penalty, project, start_maps, style_statistics
 from ganctl.io.arrays import read_npz, write_npz
@@ -26,6 +27,13 @@ from ganctl.workflows.sample import run as sample
 from tests.conftest import Shell, Tiny
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of w, for its mean and deviation: the 10,000 of the paper take a second each time."""
+    assert inversion_styles.SAMPLES == 10_000
+    monkeypatch.setattr(inversion_styles, "SAMPLES", 500)
 
 
 @pytest.fixture
