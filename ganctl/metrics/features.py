@@ -103,7 +103,14 @@ def inception_extractor(
     """Inception under one of `resize.MODES`, with features of one of its DIMS; fp32 is without TF32."""
     # The original Inception score leaves the last layer's bias out, and so does every tool since.
     weight = net.fc.weight.detach()
-    quick = fast(net.to(device), HALVES.get(dtype, torch.float32))
+    net = net.to(device)
+    # oneDNN's fused ReLU turns NaN into 0. Weights that overflow do so on any image, and keep the plain graph, which
+    # shows it.
+    with torch.inference_mode():
+        sound = bool(
+            net(torch.linspace(-1, 1, 3 * 299 * 299, device=device).view(1, 3, 299, 299), dims).isfinite().all()
+        )
+    quick = fast(net, HALVES.get(dtype, torch.float32)) if sound else net
 
     def logits(features: Tensor) -> Tensor:
         return torch.nn.functional.linear(features, weight)

@@ -128,7 +128,7 @@ def _zoo() -> Finding:
 def _builtin() -> Finding:
     """The models inside the package, each loaded."""
     from ganctl.io.bundle import is_bundle
-    from ganctl.load import builtin_path, load
+    from ganctl.load import builtin_path, load, open_bundle
 
     try:
         entries = [e for e in catalog.entries().values() if e.builtin]
@@ -140,7 +140,12 @@ def _builtin() -> Finding:
         if entry.name in absent:
             continue
         try:
-            load(entry.name, device="cpu")
+            if entry.task == "features":  # parts of a metric, such as LPIPS's heads: no model of their own
+                bundle, _ = open_bundle(entry.name)
+                for net in bundle.nets:
+                    bundle.state(net)
+            else:
+                load(entry.name, device="cpu")
             loaded.append(entry.name)
         except (GanctlError, ImportError, OSError) as e:
             faults.append(f"{entry.name}: {' '.join(str(e).split())}")

@@ -173,7 +173,7 @@ def test_the_zoo_is_a_table_on_a_terminal_and_tab_separated_elsewhere(ganctl: Sh
     header, *rows = on_terminal(ganctl, "zoo", "list", NO_COLOR="1").splitlines()
     assert header.split() == ["NAME", "TASK", "PX", "CLASSES", "LICENCE", "SIZE", "HERE"]
     place = header.index("LICENCE")
-    assert rows and all(row[place - 1] == " " and row[place:].startswith("Apache-2.0") for row in rows)
+    assert rows and all(row[place - 1] == " " and row[place] != " " for row in rows)
     lines = ganctl.ok("zoo", "list").lines
     assert len(lines) == len(rows)
     assert all(len(line.split("\t")) == 7 for line in lines)
