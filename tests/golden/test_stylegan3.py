@@ -104,6 +104,16 @@ def test_generators_of_a_snapshot(net: str) -> None:
 
 
 @torch.no_grad()
+def test_discriminator_of_a_snapshot() -> None:
+    """StyleGAN2's, with the clamp of stylegan3's code."""
+    weights, inputs, outputs, config = read(golden("nvidia-pickle/stylegan3-t-tiny-r32.safetensors"))
+    widths = {f"d_{k}": config["D_kwargs"][k] for k in ("channel_base", "channel_max")}
+    nets = stylegan3.build(stylegan3.Config(resolution=config["img_resolution"], z_dim=8, channel_max=8, **widths))
+    load_into(nets.D, {k.removeprefix("D."): v for k, v in weights.items() if k.startswith("D.")}, where="golden")
+    close(nets.D.eval()(inputs["img"]), outputs["D.logits"][:, 0])
+
+
+@torch.no_grad()
 def test_snapshot_excerpt() -> None:
     """G_ema of the snapshot with its first two images: this one travels with the tests."""
     weights, inputs, outputs, config = read(golden("stylegan3-t-tiny-excerpt.safetensors"))
