@@ -75,7 +75,8 @@ def first_score(folder: Path, digits: Path) -> float:
     recipe = resolve(str(folder), {}, ())
     cfg = DataConfig(path=str(digits), subset=5000)
     data = open_dataset(cfg, resolution=recipe.config.resolution, channels=1)
-    return score("fd-lenet", new_state(recipe, torch.device("cpu")).ema, data, recipe, {})
+    (found,) = score("fd-lenet", new_state(recipe, torch.device("cpu")).ema, data, recipe, {})
+    return found.value
 
 
 def test_a_translator_learns_its_pairs(tmp_path: Path):
