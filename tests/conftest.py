@@ -31,12 +31,17 @@ def golden(name: str) -> Path:
     pytest.skip(f"needs golden/{name}")
 
 
-def shared_data(name: str) -> Path:
-    """Real data beside the checkout, such as `mnist/train-images-idx3-ubyte.gz`; skips the test without it."""
-    path = SHARED / "data" / name
+def shared(name: str) -> Path:
+    """A file beside the checkout; skips the test without it."""
+    path = SHARED / name
     if not path.exists():
-        pytest.skip(f"needs data/{name}")
+        pytest.skip(f"needs {name}")
     return path
+
+
+def shared_data(name: str) -> Path:
+    """Real data, such as `mnist/train-images-idx3-ubyte.gz`."""
+    return shared(f"data/{name}")
 
 
 @dataclass

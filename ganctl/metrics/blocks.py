@@ -12,10 +12,13 @@ from jaxtyping import Float, Int, UInt64
 
 from ganctl.errors import UsageError
 from ganctl.io.arrays import read_npz, write_npz
-from ganctl.metrics.features import Extractor, Prepared, ordered
+from ganctl.io.threads import ordered
+from ganctl.metrics.features import Extractor, Prepared
 from ganctl.metrics.statistics import Seen
 
 T = TypeVar("T")
+COUNTED = ("sizes", "formats", "channels", "notes")
+"""The tables of Seen."""
 
 BLOCK = 1024
 """Images of a block. Batches never cross its ends, so that features do not depend on where a run was interrupted, nor
@@ -67,7 +70,7 @@ class _Filling:
 
     def __post_init__(self) -> None:
         self.features = [[] for _ in self.extractors]
-        self.counts = {name: Counter() for name in ("sizes", "formats", "channels", "notes")}
+        self.counts = {name: Counter() for name in COUNTED}
 
     def add(self, position: int, look: Look) -> None:
         if look.bad:
@@ -164,7 +167,7 @@ def read_block(path: Path, extractors: Sequence[Extractor]) -> Block | None:
 
 def merged(parts: Iterable[Seen]) -> Seen:
     """What several blocks have seen, together."""
-    counts: dict[str, Counter[str]] = {name: Counter() for name in ("sizes", "formats", "channels", "notes")}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
     skipped = 0
     for part in parts:
         for name, counter in counts.items():

@@ -1,10 +1,8 @@
 """The networks whose features are scored: each opened with its weights, under one protocol."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +23,6 @@ from ganctl.nn.features.inception import Inception
 from ganctl.nn.features.inception_fast import fast
 from ganctl.nn.precision import HALVES, products
 
-T = TypeVar("T")
-U = TypeVar("U")
 Pixels = UInt8[np.ndarray, "h w c"]
 Prepared = tuple[np.ndarray, ...]
 """One image as each extractor takes it."""
@@ -189,21 +185,3 @@ def _in_halves(features: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             raise DeviceError("out of memory", f"a batch of 1 does not fit on {x.device}", "try --device cpu") from e
     half = len(x) // 2
     return torch.cat([_in_halves(features, x[:half]), _in_halves(features, x[half:])])
-
-
-def ordered(work: Callable[[T], U], items: Iterable[T], workers: int, *, ahead: int = 16) -> Iterator[U]:
-    """Results of `work` in the order of `items`, computed in threads, about `ahead` of the reader."""
-    if workers < 1:
-        yield from map(work, items)
-        return
-    pool = ThreadPoolExecutor(workers)
-    waiting = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -245,11 +245,12 @@ def run(request: FidRequest, reporter: Reporter = SILENT) -> FidReport:
 
 def _run(work: Work, warnings: list[str]) -> FidReport:
     from ganctl.train import distributed
-    from ganctl.workflows.fid_page import page_status, write_page
 
     request, plan = work.request, work.plan
     open_weights(work)
     if request.report:
+        from ganctl.workflows.fid_page import page_status
+
         page_status(work)
     if request.save_stats and distributed.told(not distributed.rank() and _saved(work)) and plan.fake is None:
         work.reporter.result({"path": request.save_stats, "status": "exists"})
@@ -275,6 +276,8 @@ def _run(work: Work, warnings: list[str]) -> FidReport:
         warnings[:] = early
         stamps += _score(work, metric, real.get(metric.features), fake.get(metric.features), warnings)
     if request.report:
+        from ganctl.workflows.fid_page import write_page
+
         work.reporter.result({"path": request.report, "status": write_page(work, real, fake, stamps)})
     scores = {stamp["metric"]: stamp[stamp["metric"]] for stamp in stamps}
     return FidReport(scores=scores, saved=request.save_stats, report=request.report, skipped=len(work.bad))

@@ -61,7 +61,7 @@ class Measured:
 
     stats: "Stats"
     positions: "np.ndarray | None" = None
-    """Which image each row of stats.feats is of; None where that is not known."""
+    """Which image each row of stats.feats is of; None where every image was read: then the rows are theirs in turn."""
     inception_score: tuple[float, float] | None = None
 
 
@@ -138,7 +138,7 @@ def measure(work: Work, side: Operand, *, real: bool) -> dict[str, Measured]:
     found = {} if distributed.rank() else {n: s for n, path in keys.items() if (s := _cached(work, path, n))}
     if keys and distributed.told(len(found) == len(keys)):
         work.read += len(side.images) or work.plan.n
-        return {n: Measured(stats, _every_row(stats)) for n, stats in found.items()}
+        return {n: Measured(stats) for n, stats in found.items()}
     made = _made(work, side, real=real)
     if keys and distributed.told(all(_remembered(made, network, path) for network, path in keys.items())):
         forget(work)
@@ -179,15 +179,6 @@ def _from_file(work: Work, stats: "Stats", network: str, real: bool) -> Measured
         return Measured(stats, inception_score=inception_score(logits(torch.from_numpy(stats.feats)).numpy()))
     except ValueError as e:
         raise UsageError("cannot take the Inception Score", str(e)) from e
-
-
-def _every_row(stats: "Stats") -> "np.ndarray | None":
-    import numpy as np
-
-    if stats.feats is None:
-        return None
-    views = 2 if stats.mirror else 1
-    return np.arange(len(stats.feats)) // views
 
 
 def _made(work: Work, side: Operand, *, real: bool) -> dict[str, Measured]:

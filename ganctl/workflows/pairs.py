@@ -5,8 +5,7 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,7 @@ from ganctl.io.images import BadImage, Picture, read_image, to_channels
 from ganctl.io.listing import ImageRef
 from ganctl.io.progress import SILENT, Reporter
 from ganctl.io.seeds import MAX_SEED
+from ganctl.io.threads import ordered
 from ganctl.workflows.operands import Operand, operand, same
 
 if TYPE_CHECKING:
@@ -317,8 +317,9 @@ def _outcomes(request: PairsRequest, plan: Plan, reporter: Reporter) -> tuple[li
             )
     scorer = Scorer(request, plan.metrics, nets, device)
     outcomes: list[Outcome] = []
-    # Closed on the way out, so that an error does not wait for pairs that nobody asks for any more.
-    with closing(_in_threads(scorer, plan.pairs, request.workers)) as found:
+    # Closed on the way out, so that an error does not wait for pairs that nobody asks for any more. Images never leave
+    # their thread, so no more are in memory than threads.
+    with closing(ordered(scorer, plan.pairs, request.workers)) as found:
         for outcome in found:
             outcomes.append(outcome)
             for label, why, hint in outcome.faults:
@@ -328,18 +329,6 @@ def _outcomes(request: PairsRequest, plan: Plan, reporter: Reporter) -> tuple[li
                     raise GanctlError("stopped at the first pair that cannot be scored", said, hint)
             reporter.progress("pairs", len(outcomes), len(plan.pairs))
     return outcomes, digests
-
-
-def _in_threads(scorer: "Scorer", pairs: Sequence[Pair], workers: int) -> Generator[Outcome, None, None]:
-    """Outcomes in the order of the pairs. Images never leave their thread, so no more are in memory than threads."""
-    if workers < 1:
-        yield from map(scorer, pairs)
-        return
-    pool = ThreadPoolExecutor(workers)
-    try:
-        yield from pool.map(scorer, pairs)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Scorer:

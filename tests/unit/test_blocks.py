@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from ganctl.errors import UsageError
+from ganctl.io.threads import ordered
 from ganctl.metrics.blocks import BLOCK, Block, Look, extract, merged, read_block, split, write_block
-from ganctl.metrics.features import Extractor, ordered
+from ganctl.metrics.features import Extractor
 from ganctl.metrics.statistics import Seen
 
 

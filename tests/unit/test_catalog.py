@@ -8,7 +8,7 @@ import pytest
 
 from ganctl import catalog
 from ganctl.errors import UsageError
-from tests.conftest import ROOT, SHARED
+from tests.conftest import ROOT, shared
 
 COMMIT, SHA = "0123456789abcdef" * 2 + "01234567", "0123456789abcdef" * 4
 GOOD = f"""
@@ -211,10 +211,7 @@ def test_what_ships(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_feature_networks_are_the_catalogues(name: str, theirs: str, licence: str) -> None:
-    path = SHARED / "zoo-catalogue.yaml"
-    if not path.exists():
-        pytest.skip("needs zoo-catalogue.yaml")
-    text = path.read_text()
+    text = shared("zoo-catalogue.yaml").read_text()
     facts = text[text.index(f"- id: {theirs}\n") :].partition("\n\n")[0]
     upstream = catalog.entries()[name].upstream
     assert upstream is not None
@@ -225,10 +222,7 @@ def test_feature_networks_are_the_catalogues(name: str, theirs: str, licence: st
 
 def test_published_samplers_are_the_catalogues() -> None:
     """Every hash was published, and for that file; NVIDIA's and unknown licences count as non-commercial."""
-    path = SHARED / "zoo-catalogue.yaml"
-    if not path.exists():
-        pytest.skip("needs zoo-catalogue.yaml")
-    facts = path.read_text().split("\n- id: ")
+    facts = shared("zoo-catalogue.yaml").read_text().split("\n- id: ")
     found = [e for e in catalog.entries().values() if e.upstream and e.task == "sample"]
     assert {"stylegan2-ffhq", "stylegan2-ada-metfaces", "r3gan-ffhq"} <= {e.name for e in found}
     for e in found:
