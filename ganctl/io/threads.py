@@ -18,13 +18,20 @@ def ordered(work: Callable[[T], U], items: Iterable[T], workers: int, *, ahead: 
         yield from map(work, items)
         return
     pool = ThreadPoolExecutor(workers)
-    waiting: deque[Future[U]] = deque()
     try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from in_turn(pool, work, items, ahead)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_turn(
+    pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T], ahead: int
+) -> Generator[U, None, None]:
+    """The same in a pool that others use too, and close."""
+    waiting: deque[Future[U]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

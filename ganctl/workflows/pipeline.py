@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from ganctl.io.threads import in_turn, ordered
+
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
@@ -38,7 +40,7 @@ def overlapped(
 
     try:
         group: list[B] = []
-        for item in _ahead(pool, decode, items):
+        for item in in_turn(pool, decode, items, AHEAD):
             if group and not together(group, item):
                 yield from flush(group)
                 group = []
@@ -53,18 +55,4 @@ def overlapped(
 
 def in_order(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     """work(item) of every item, in order, in threads; the items come from the caller's, which goes on meanwhile."""
-    pool = ThreadPoolExecutor(THREADS)
-    try:
-        yield from _ahead(pool, work, items)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    waiting: deque[Future[B]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > AHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    return ordered(work, items, THREADS, ahead=AHEAD)
