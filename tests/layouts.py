@@ -3,8 +3,9 @@
 import io
 import math
 import pickle
+import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -287,3 +288,21 @@ def _growing_variable(key: str, value: np.ndarray, levels: int, *, is_g: bool, s
     if value.ndim == 4 and rest == "weight":
         return f"{scope}/{rest}", _tf_kernel(value)
     return f"{scope}/{rest}", value.T if value.ndim == 2 else value
+
+
+def one_thing_wrong(state: dict[str, Tensor], rng: random.Random, names: Sequence[str]) -> None:
+    """A tensor reshaped, replaced, retyped, given one of these names, left out, or given twice."""
+    key = rng.choice(list(state))
+    match rng.randrange(6):
+        case 0:
+            state[key] = state[key].reshape(-1)
+        case 1:
+            state[key] = torch.zeros([rng.choice((0, 1, 2, 3))] * rng.randrange(6))
+        case 2:
+            state[key] = state[key].to(rng.choice((torch.int32, torch.float64, torch.bool, torch.float16)))
+        case 3:
+            state[rng.choice(names)] = state.pop(key)
+        case 4:
+            del state[key]
+        case _:
+            state[f"{key}.{key}"] = state[key]

@@ -18,6 +18,7 @@ from ganctl.io.bundle import read_bundle
 from ganctl.load import family, load, model_names
 from ganctl.workflows.convert import ConvertRequest, check, layouts, run
 from tests.conftest import Shell, Tiny, golden, shared_data
+from tests.layouts import one_thing_wrong
 
 TINY = {
     "dcgan": {"resolution": 16, "channels": 1, "z_dim": 5, "ngf": 4, "ndf": 4},
@@ -168,20 +169,7 @@ def test_a_state_dict_with_one_thing_wrong(tmp_path: Path, model: str) -> None:
     rng, refused = random.Random(7), 0
     for i in range(25):
         state = dict(next(iter(published(model).values())))
-        key = rng.choice(list(state))
-        match rng.randrange(6):
-            case 0:
-                state[key] = state[key].reshape(-1)
-            case 1:
-                state[key] = torch.zeros([rng.choice((0, 1, 2, 3))] * rng.randrange(6))
-            case 2:
-                state[key] = state[key].to(rng.choice((torch.int32, torch.float64, torch.bool, torch.float16)))
-            case 3:
-                state[rng.choice(("", "x", "main.0", "main.99999.weight", "\x1b[31m", "…"))] = state.pop(key)
-            case 4:
-                del state[key]
-            case _:
-                state[f"{key}.{key}"] = state[key]
+        one_thing_wrong(state, rng, ("", "x", "main.0", "main.99999.weight", "\x1b[31m", "…"))
         out = tmp_path / str(i)
         try:
             convert(saved(tmp_path / "x.pth", state), out)

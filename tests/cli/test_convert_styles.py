@@ -20,6 +20,7 @@ from ganctl.models import progan, stylegan
 from tests.cli.test_convert import convert, saved
 from tests.conftest import golden
 from tests.golden.test_networks import close, read
+from tests.layouts import one_thing_wrong
 
 State = dict[str, Tensor]
 
@@ -185,20 +186,7 @@ def test_a_state_dict_with_one_thing_wrong(tmp_path: Path, layout: str) -> None:
     rng, refused = random.Random(11), 0
     for i in range(25):
         state = dict(whole)
-        key = rng.choice(list(state))
-        match rng.randrange(6):
-            case 0:
-                state[key] = state[key].reshape(-1)
-            case 1:
-                state[key] = torch.zeros([rng.choice((0, 1, 2, 3))] * rng.randrange(6))
-            case 2:
-                state[key] = state[key].to(rng.choice((torch.int32, torch.float64, torch.bool, torch.float16)))
-            case 3:
-                state[rng.choice(("", "x", "layer99.weight", "output7.weight", "…"))] = state.pop(key)
-            case 4:
-                del state[key]
-            case _:
-                state[f"{key}.{key}"] = state[key]
+        one_thing_wrong(state, rng, ("", "x", "layer99.weight", "output7.weight", "…"))
         out = tmp_path / str(i)
         try:
             convert(saved(tmp_path / "x.pth", state), out)
