@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.forkserver import Forkserver
 
 # Tests run in parallel processes: one thread each is fastest, and the same numbers everywhere. Before torch is loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -63,6 +65,7 @@ class Shell:
 
     folder: Path
     env: dict[str, str]
+    forks: Forkserver
 
     def start(self, *args: object, **options: object) -> "subprocess.Popen[bytes]":
         env = {**self.env, **options.pop("env", {})}  # type: ignore[dict-item]
@@ -72,12 +75,18 @@ class Shell:
 
     def bytes(self, *args: object, stdin: bytes = b"", timeout: float = 240, **env: str) -> tuple[int, bytes, str]:
         """Exit code, stdout as bytes, stderr. No failure may show a traceback or advise to weaken a protection."""
-        process = self.start(*args, env=env)
-        out, err = process.communicate(stdin, timeout=timeout)
+        # What a starting interpreter reads takes a start.
+        if any(name.startswith("PYTHON") for name in env):
+            process = self.start(*args, env=env)
+            out, err = process.communicate(stdin, timeout=timeout)
+            code = process.returncode
+        else:
+            options = {"cwd": self.folder, "env": {**self.env, **env}, "timeout": timeout}
+            code, out, err = self.forks.run([*map(str, args)], stdin, **options)  # type: ignore[arg-type]
         text = err.decode(errors="replace")
         for forbidden in ("Traceback", "weights_only", "allow_pickle", "add_safe_globals"):
             assert forbidden not in text, text
-        return process.returncode, out, text
+        return code, out, text
 
     def __call__(self, *args: object, stdin: bytes = b"", timeout: float = 240, **env: str) -> Done:
         code, out, err = self.bytes(*args, stdin=stdin, timeout=timeout, **env)
@@ -90,13 +99,13 @@ class Shell:
         return done
 
 
-@pytest.fixture
-def ganctl(tmp_path: Path) -> Shell:
+def clean_env(home: Path) -> dict[str, str]:
+    """This process' environment without any setting that ganctl or the Hub's client heeds."""
     dropped = ("HF_", "HUGGING", "GANCTL_", "XDG_", "TRANSFORMERS_")
     env = {k: v for k, v in os.environ.items() if not k.startswith(dropped) and "proxy" not in k.lower()}
-    env |= {
-        "HOME": str(tmp_path / "home"),
-        "GANCTL_CACHE": str(tmp_path / "home" / "cache"),
+    return env | {
+        "HOME": str(home),
+        "GANCTL_CACHE": str(home / "cache"),
         # A port where nobody listens: a request that should not be made fails at once.
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "PYTHONPATH": str(ROOT),
@@ -105,10 +114,21 @@ def ganctl(tmp_path: Path) -> Shell:
         "GANCTL_DEVICE": "cpu",
         "COLUMNS": "100",
     }
-    (tmp_path / "home").mkdir()
-    work = tmp_path / "work"
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forkserver]:
+    server = Forkserver(clean_env(tmp_path_factory.getbasetemp()))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def ganctl(tmp_path: Path, forks: Forkserver) -> Shell:
+    work, home = tmp_path / "work", tmp_path / "home"
     work.mkdir()
-    return Shell(work, env)
+    home.mkdir()
+    return Shell(work, clean_env(home), forks)
 
 
 Tiny = Callable[..., Path]

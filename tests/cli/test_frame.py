@@ -238,7 +238,7 @@ def test_libraries_notes_are_shown_only_with_v(ganctl: Shell) -> None:
         main()
     """
     env = {k: v for k, v in ganctl.env.items() if k != "PYTHONWARNINGS"}
-    plain = Shell(ganctl.folder, env)
+    plain = Shell(ganctl.folder, env, ganctl.forks)
     assert "a note to programmers" not in python(plain, script, "zoo", "list")[2]
     assert "a note to programmers" in python(plain, script, "zoo", "list", "-v")[2]
 
