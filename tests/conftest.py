@@ -81,8 +81,8 @@ class Shell:
             out, err = process.communicate(stdin, timeout=timeout)
             code = process.returncode
         else:
-            options = {"cwd": self.folder, "env": {**self.env, **env}, "timeout": timeout}
-            code, out, err = self.forks.run([*map(str, args)], stdin, **options)  # type: ignore[arg-type]
+            env = {**self.env, **env}
+            code, out, err = self.forks.run([*map(str, args)], stdin, cwd=self.folder, env=env, timeout=timeout)
         text = err.decode(errors="replace")
         for forbidden in ("Traceback", "weights_only", "allow_pickle", "add_safe_globals"):
             assert forbidden not in text, text

@@ -48,7 +48,7 @@ class Forkserver:
         readers = [
             threading.Thread(target=_read, args=(name, fd, found)) for name, fd in (("out", out_r), ("err", err_r))
         ]
-        with open(status_r, "rb") as status, open(stdin_w, "wb", buffering=0) as pipe:
+        with os.fdopen(status_r, "rb") as status, os.fdopen(stdin_w, "wb", 0) as pipe:
             pid = int(status.readline())
             timer = threading.Timer(timeout, os.kill, (pid, signal.SIGKILL))
             for thread in (timer, *readers):
@@ -69,7 +69,7 @@ class Forkserver:
 
 
 def _read(name: str, fd: int, found: dict[str, bytes]) -> None:
-    with open(fd, "rb") as file:
+    with os.fdopen(fd, "rb") as file:
         found[name] = file.read()
 
 
