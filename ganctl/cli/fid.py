@@ -20,7 +20,9 @@ def fid(
     ] = None,
     metrics: Annotated[
         str | None,
-        typer.Option(metavar="ID[,ID]", help="fid, kid, is, pr, dc, c2st, ppl_…; psnr, ssim, … with --pairs. [fid]"),
+        typer.Option(
+            metavar="ID[,ID]", help="fid, kid, is, pr, dc, c2st, ppl_…, eqt, …; with --pairs psnr, ssim, …. [fid]"
+        ),
     ] = None,
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Compare image by image: psnr, ssim, ms-ssim, lpips.", rich_help_panel=PAIRS)

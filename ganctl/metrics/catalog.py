@@ -18,9 +18,9 @@ class Metric:
 
     id: str
     kind: str
-    """fd, kid, is, pr, dc, c2st or ppl."""
+    """fd, kid, is, pr, dc, c2st, ppl, or one of EQ."""
     features: str
-    """The zoo entry of the network."""
+    """The zoo entry of the network; '' where pixels are compared."""
     n: int = 50_000
     """Images a model draws when nothing else is asked for."""
     real: int | None = None
@@ -38,12 +38,12 @@ class Metric:
     @property
     def while_training(self) -> bool:
         """Over the large networks, only ids that fix every number; over the small ones, as many images as one likes."""
-        return self.training or self.sampler_only or self.features not in (INCEPTION, VGG16)
+        return self.training or self.kind == "ppl" or self.features not in (INCEPTION, VGG16)
 
     @property
     def two_sided(self) -> bool:
         """Whether generated images are compared with real ones; the others look at the generated ones alone."""
-        return self.kind not in ("is", "ppl")
+        return self.kind != "is" and not self.sampler_only
 
     @property
     def keeps_features(self) -> bool:
@@ -53,17 +53,24 @@ class Metric:
     @property
     def higher_is_better(self) -> bool:
         """Of its first number."""
-        return self.kind in ("is", "pr", "dc", "c2st")
+        return self.kind in ("is", "pr", "dc", "c2st") or self.moves
 
     @property
     def sampler_only(self) -> bool:
         """Whether it asks a generator, not images."""
-        return self.kind == "ppl"
+        return self.kind == "ppl" or self.moves
+
+    @property
+    def moves(self) -> bool:
+        """Whether it moves the plane that a generator's pictures are made of."""
+        return self.kind in EQ.values()
 
 
 PPL = [f"{kind}_{space}{ends}" for kind in ("ppl", "ppl2") for space in "zw" for ends in ("full", "end")]
 """Perceptual path length in Z or W, anywhere between two latents or at the first of them: ppl as StyleGAN took it, of a
 crop around FFHQ's faces, ppl2 as StyleGAN2 did, of whole pictures."""
+EQ = {"eqt": "eqt_int", "eqt_frac": "eqt_frac", "eqr": "eqr"}
+"""Equivariance of StyleGAN3's generators, in dB: to whole translations (the paper's EQ-T), to any, to rotations."""
 
 
 def _metrics() -> dict[str, Metric]:
@@ -79,12 +86,14 @@ def _metrics() -> dict[str, Metric]:
         made.append(replace(base, id=f"dc{suffix}", kind="dc", k=5))
         made.append(replace(base, id=f"c2st{suffix}", kind="c2st"))
     made += [Metric(name, "ppl", VGG16) for name in PPL]
+    made += [Metric(name, kind, "") for name, kind in EQ.items()]
     made += [
         Metric("fid5k", "fd", INCEPTION, 5_000, real=5_000, training=True),
         Metric("fid50k_full", "fd", INCEPTION, training=True),
         Metric("kid50k_full", "kid", INCEPTION, training=True),
         Metric("pr50k3_full", "pr", VGG16, real=200_000, training=True, k=3),
         Metric("is50k", "is", INCEPTION, training=True),
+        *(Metric(f"{kind[:3]}50k{kind[3:]}", kind, "", training=True) for kind in EQ.values()),
     ]
     return {m.id: m for m in made}
 

@@ -13,6 +13,7 @@ from ganctl.errors import UsageError
 from ganctl.io.progress import SILENT, Reporter
 from ganctl.metrics.blocks import BLOCK, extract
 from ganctl.metrics.catalog import Metric, metric
+from ganctl.metrics.equivariance import sampler_equivariance
 from ganctl.metrics.features import Extractor, open_extractor
 from ganctl.metrics.inception_score import inception_score
 from ganctl.metrics.path_length import named_path_length
@@ -88,6 +89,15 @@ def path_length(metric_id: str, net: Any, *, device: torch.device = CPU, reporte
     lpips, _ = open_lpips("vgg", device=device, reporter=reporter)
     try:
         return [Score(found.id, *named_path_length(found.id, net, lpips.distance, n=found.n, device=device))]
+    except ValueError as e:
+        raise UsageError(f"cannot score {metric_id}", str(e), "pass --metrics none") from e
+
+
+def equivariance(metric_id: str, net: Any, n: int, *, device: torch.device = CPU) -> list[Score]:
+    """EQ-T or EQ-R of a generator, of n pictures, in dB. Raises UsageError where it cannot be taken."""
+    kind = metric(metric_id).kind
+    try:
+        return [Score(metric_id, sampler_equivariance(net, kinds=(kind,), n=n, device=device)[kind])]
     except ValueError as e:
         raise UsageError(f"cannot score {metric_id}", str(e), "pass --metrics none") from e
 

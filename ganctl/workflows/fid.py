@@ -22,6 +22,7 @@ from ganctl.workflows.fid_report import (
     protocol,
     side_warnings,
 )
+from ganctl.workflows.fid_sampler import ask, how
 from ganctl.workflows.operands import Operand, operand, subset
 from ganctl.workflows.styles import Style
 
@@ -84,14 +85,15 @@ class FidReport:
 
 def prepare(request: FidRequest, reporter: Reporter = SILENT) -> Plan:
     """The cheap checks: options, paths, statistics files. Raises UsageError."""
-    from ganctl.metrics.catalog import parse_metrics
+    from ganctl.metrics.catalog import METRICS, parse_metrics
 
     metrics = parse_metrics(request.metrics)
     if any(m.training for m in metrics):
-        name = next(m.id for m in metrics if m.training)
-        raise UsageError(
-            f"cannot use --metrics {name}", "that id fixes a protocol of training", "pass --metrics fid -n N"
-        )
+        fixed = next(m for m in metrics if m.training)
+        free = (m for m in METRICS.values() if not m.training)
+        same = next(m.id for m in free if (m.kind, m.features) == (fixed.kind, fixed.features))
+        why = "that id fixes a protocol of training"
+        raise UsageError(f"cannot use --metrics {fixed.id}", why, f"pass --metrics {same} -n {fixed.n}")
     _check_options(request, metrics)
     real, fake = _operands(request, metrics, reporter)
     if request.num and all(side.kind != "model" for side in (real, fake) if side):
@@ -345,8 +347,9 @@ def _score(
     plan, facts = work.plan, {}
     assert plan.fake is not None
     if metric.sampler_only:
-        found, facts = _path_length(work, metric)
-        work.reporter.note(f"{metric.id}, {facts['features']}, {plan.n} pairs of images")
+        one, facts = ask(work, metric)
+        found = [one]
+        work.reporter.note(how(work, metric))
     else:
         assert fake is not None
         sides = Side(plan.real, real.stats) if plan.real and real else None, Side(plan.fake, fake.stats)
@@ -394,26 +397,3 @@ def _compare(work: Work, metric: "Metric", real: Side, fake: Side) -> "list[Scor
     except ValueError as e:
         what = f"cannot compare {real.name} with {fake.name} by {metric.id}"
         raise UsageError(what, str(e)) from e
-
-
-def _path_length(work: Work, metric: "Metric") -> "tuple[list[Score], dict[str, Any]]":
-    """Of the model on the generated side. Raises UsageError (it has no W)."""
-    from ganctl.metrics.path_length import named_path_length
-    from ganctl.metrics.score import Score
-
-    plan = work.plan
-    assert plan.fake is not None and work.lpips is not None
-    lpips, digest = work.lpips
-    settings = {"n": plan.n, "seed": work.request.seed, "batch_size": work.request.batch_size, "device": work.device}
-    try:
-        mean, deviation = named_path_length(
-            metric.id,
-            work.models[plan.fake.ref].net,
-            lpips.distance,
-            **settings,
-            done=lambda n: work.reporter.progress(metric.id, n, plan.n),
-        )
-    except ValueError as e:
-        raise UsageError(f"cannot take {metric.id} of {quoted(plan.fake.ref)}", str(e)) from e
-    facts = {"features": "lpips-vgg", "weights_sha256": digest, "n_fake": plan.n, "fake": plan.fake.ref}
-    return [Score(metric.id, mean, deviation)], facts

@@ -77,6 +77,8 @@ class Work:
     """Network → extractor."""
     lpips: "tuple[LPIPS, str] | None" = None
     """With the digest of its weights; for path lengths."""
+    equivariance: dict[str, float] = field(default_factory=dict)
+    """Kind → dB, once it is measured."""
     models: "dict[str, Model]" = field(default_factory=dict)
     """Reference → model."""
     drawn: dict[str, Any] = field(default_factory=dict)
@@ -95,7 +97,7 @@ class Work:
 def open_weights(work: Work) -> None:
     """The models of both sides and the feature networks: a missing one is found before the hour that images may take.
 
-    Raises UsageError (no sampler), WeightsError.
+    Raises UsageError (no sampler, one whose pictures cannot be moved), WeightsError.
     """
     from ganctl.load import load
     from ganctl.metrics.features import open_extractor
@@ -108,7 +110,8 @@ def open_weights(work: Work) -> None:
             work.models[side.ref] = load(side.ref, device=str(work.device), reporter=work.reporter)
             check_sampler(work.models[side.ref])
             work.drawn = _drawn(request, work.models[side.ref])
-    if any(m.sampler_only for m in plan.metrics):
+    _check_moves(plan, work.models)
+    if any(m.kind == "ppl" for m in plan.metrics):
         from ganctl.metrics.perceptual import open_lpips
 
         work.lpips = open_lpips("vgg", device=work.device, reporter=work.reporter)
@@ -117,6 +120,18 @@ def open_weights(work: Work) -> None:
         dtype = "fp32" if request.dtype == "auto" else request.dtype
         for network in plan.networks:
             work.extractors[network] = open_extractor(network, **settings, dtype=dtype, reporter=work.reporter)
+
+
+def _check_moves(plan: Plan, models: "dict[str, Model]") -> None:
+    moved = next((m.id for m in plan.metrics if m.moves), None)
+    if moved is None or plan.fake is None:
+        return
+    from ganctl.metrics.equivariance import check_moves
+
+    try:
+        check_moves(models[plan.fake.ref].net)
+    except ValueError as e:
+        raise UsageError(f"cannot take {moved} of {quoted(plan.fake.ref)}", str(e)) from e
 
 
 def _drawn(request: "FidRequest", model: "Model") -> dict[str, Any]:

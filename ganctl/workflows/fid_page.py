@@ -13,6 +13,7 @@ from ganctl.metrics.catalog import METRICS, Metric
 from ganctl.workflows.fid_measure import Measured, Work
 from ganctl.workflows.fid_pictures import STYLE, Shown, drawn_tiles, nearest_section, realism_section
 from ganctl.workflows.fid_report import protocol
+from ganctl.workflows.fid_sampler import how
 from ganctl.workflows.html import document, table, text
 from ganctl.workflows.operands import Operand
 
@@ -34,6 +35,9 @@ MEANING = {
     "c2st_log_loss": "Log loss of a classifier that tells real from generated. At 0.693 it only guesses; the lower, "
     "the better it can tell.",
     "c2st_auc": "Area under that classifier's ROC curve. At 0.5 it only guesses; at 1 it can always tell.",
+    "eqt": "How exactly the pictures move along when the plane that they are made of is moved, as a ratio to the error "
+    "in dB. Higher is better: the paper's networks have about 65.",
+    "eqr": "The same when the plane is turned. Higher is better: the paper's R has 40, its T, not made to turn, 13.",
     "ppl": "How much the pictures change over tiny steps between latents. Lower is smoother.",
 }
 """What a number's name starts with → a sentence for who sees it first."""
@@ -134,7 +138,7 @@ def _scores(work: Work, real: Side, fake: Side, stamps: Stamps) -> str:
 
 def _protocol(work: Work, metric: Metric, real: Side, fake: Side) -> str:
     if metric.sampler_only:
-        return f"{metric.id}, {metric.features}, {work.plan.n} pairs of images"
+        return how(work, metric)
     first = real[metric.features].stats if metric.two_sided else None
     return protocol(metric, first, fake[metric.features].stats)
 
@@ -183,7 +187,7 @@ def _facts(work: Work, real: Side, fake: Side, stamps: Stamps) -> str:
     request, sides = work.request, _shown(work, real, fake)
     columns = [_side_facts(work, side) for side in sides]
     kinds = dict.fromkeys(kind for column in columns for kind in column)
-    networks = dict.fromkeys((s["features"], s.get("mode"), s.get("weights_sha256")) for s in stamps)
+    networks = dict.fromkeys((s["features"], s.get("mode"), s.get("weights_sha256")) for s in stamps if "features" in s)
     run = []
     for name, mode, digest in networks:
         weights = f"weights of sha256 {digest}" if digest else "weights not recorded"

@@ -57,10 +57,12 @@ def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str
     from ganctl.nn.precision import inference
 
     device = next(net.parameters()).device
-    if METRICS[metric].sampler_only:
+    if METRICS[metric].kind == "ppl":
         return training.path_length(metric, net, device=device)
     # fid5k, kid50k_full and their like fix their number of samples by name.
     n, step = METRICS[metric].n if METRICS[metric].training else recipe.train.metric_images, 250
+    if METRICS[metric].moves:
+        return training.equivariance(metric, net, n, device=device)
 
     def samples() -> Any:
         for start in range(0, n, step):
@@ -83,7 +85,9 @@ def real_side(metric: str, data: "Dataset", device: Any, reporter: Reporter = SI
     from ganctl.metrics.catalog import METRICS
     from ganctl.metrics.statistics import read_stats, write_stats
 
-    if METRICS[metric].sampler_only:
+    if METRICS[metric].moves:
+        return None
+    if METRICS[metric].kind == "ppl":
         from ganctl.metrics.perceptual import open_lpips
 
         open_lpips("vgg", device=device, reporter=reporter)

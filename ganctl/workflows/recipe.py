@@ -135,6 +135,9 @@ def _check(recipe: Recipe, module: Any) -> None:
         if not hasattr(public, "sample"):
             why = f"{recipe.model} draws no samples that could be scored"
             raise UsageError(f"cannot use --metrics {name} with {recipe.model}", why, "pass --metrics none")
+        if metric(name).moves and not hasattr(module, "transformed"):
+            why = "its layers are bound to the pixels: only a stylegan3 can move the plane of its pictures"
+            raise UsageError(f"cannot use --metrics {name} with {recipe.model}", why, "leave it out")
     if recipe.train.aug != "none" and not getattr(module, "AUGMENTS", False):
         raise UsageError(f"cannot use --aug {recipe.train.aug} with {recipe.model}", "its losses do not augment")
     if recipe.data.path_b and not hasattr(recipe.config, "source_channels"):

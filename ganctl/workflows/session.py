@@ -168,10 +168,12 @@ class Session:
 
     def _measure_real(self) -> None:
         """The real side of every metric: a network that is missing is found now, not after the first hour."""
+        from ganctl.metrics.catalog import METRICS
         from ganctl.workflows.pictures import real_side
 
         for name in self.recipe.train.metrics:
-            self.reporter.note(f"measuring the training data for {name}")
+            if METRICS[name].two_sided:
+                self.reporter.note(f"measuring the training data for {name}")
             self.real[name] = real_side(name, self.data, self.state.progress.device, self.reporter)
 
     def _facts(self, device: str) -> dict[str, Any]:

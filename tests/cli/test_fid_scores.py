@@ -173,8 +173,9 @@ def test_what_does_not_fit_is_refused_before_work(here: Path) -> None:
         assert heard.error is not None and heard.error.code == 2, (options, heard.error)
         assert text in heard.error.message and hint in heard.error.hint, heard.error
     assert {"fid", "kid", "is", "pr", "dc", "c2st", "pr-vgg", "ppl2_wend"} <= set(known())
-    assert {"fid5k", "kid50k_full", "pr50k3_full", "is50k", "ppl2_wend", "pr-lenet"} <= set(known(training=True))
-    assert not {"fid", "pr-vgg"} & set(known(training=True))
+    followed = set(known(training=True))
+    assert {"fid5k", "kid50k_full", "pr50k3_full", "is50k", "ppl2_wend", "pr-lenet", "eqt50k_int", "eqr"} <= followed
+    assert not {"fid", "pr-vgg"} & followed
 
 
 @pytest.mark.parametrize("name", ["kid-lenet", "is-lenet", "pr-lenet"])

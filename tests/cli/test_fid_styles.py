@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from ganctl.load import load
+from ganctl.metrics.equivariance import KINDS, sampler_equivariance
 from ganctl.workflows.sample import SampleRequest
 from ganctl.workflows.sample import run as sample
 from tests.cli.fid_tools import fid, pictures, pixels
@@ -44,6 +47,30 @@ def test_a_classs_score_is_that_of_its_pictures(styled: Tiny, tmp_path: Path) ->
     assert other is not None and "class was '3' and is now '4'" in other.message
     page = fid(real, model, num=12, classes="3", report=str(tmp_path / "page.html"))
     assert page.error is None and "--class" in (tmp_path / "page.html").read_text()
+
+
+def test_equivariance_of_a_model_needs_no_other_side(styled: Tiny, tiny: Tiny, tmp_path: Path) -> None:
+    small = {"channels": 1, "num_layers": 4, "num_critical": 1, "mapping_layers": 2}
+    model = tiny("stylegan3", resolution=16, channel_base=64, channel_max=8, **small)
+    page = tmp_path / "page.html"
+    found = fid(model, metrics="eqr,eqt,eqt_frac", num=5, seed=3, report=str(page))
+    net = load(str(model), device="cpu").net
+    wanted = sampler_equivariance(net, kinds=KINDS, n=5, seed=3, device=torch.device("cpu"))
+    assert [r["metric"] for r in found.results if "metric" in r] == ["eqr", "eqt", "eqt_frac"]
+    assert [r[r["metric"]] for r in found.results[:3]] == [wanted["eqr"], wanted["eqt_int"], wanted["eqt_frac"]]
+    stamp = found.results[0]
+    assert (stamp["unit"], stamp["n_fake"], stamp["seed"], stamp["fake"]) == ("dB", 5, 3, str(model))
+    assert found.notes[0] == "eqr, 5 images in groups of 4, turned by up to 180 degrees, dB"
+    assert "the paper&#x27;s R has 40" in page.read_text()
+    real = pictures(tmp_path / "real", pixels(4, 0))
+    for sides, metrics, said in (
+        ((styled(**GREY),), "eqt", "only a stylegan3 can move the plane of its pictures"),
+        ((real,), "eqt", "it asks a generator, not images"),
+        ((model,), "eqt50k_int", "that id fixes a protocol of training"),
+        ((tiny("stylegan3", resolution=8, channel_base=64, channel_max=8, **small),), "eqr", "pictures are too small"),
+    ):
+        error = fid(*sides, metrics=metrics, num=4).error
+        assert error is not None and error.code == 2 and said in error.message, error
 
 
 def test_what_does_not_go_is_refused(styled: Tiny, lively: Tiny, tmp_path: Path) -> None:

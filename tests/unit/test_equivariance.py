@@ -6,8 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from ganctl.metrics.equivariance import equivariance, pseudo_rotated, rotated, rotation_filter, translated
-from ganctl.models import stylegan3
+from ganctl.errors import UsageError
+from ganctl.io.seeds import seed_class
+from ganctl.metrics import training
+from ganctl.metrics.catalog import METRICS
+from ganctl.metrics.equivariance import (
+    KINDS,
+    equivariance,
+    pseudo_rotated,
+    rotated,
+    rotation_filter,
+    sampler_equivariance,
+    translated,
+)
+from ganctl.models import dcgan, stylegan3
 
 SMALL = {"channels": 1, "z_dim": 6, "w_dim": 8, "channel_base": 256, "channel_max": 12, "num_layers": 6}
 
@@ -96,8 +108,38 @@ def test_networks_that_move_with_the_plane() -> None:
     assert measured("eqr")["eqr"] == t["eqr"] != measured("eqr", seed=1)["eqr"]
 
 
+def test_a_samplers_is_that_of_its_seeds_in_groups_of_four() -> None:
+    torch.manual_seed(0)
+    G = stylegan3.Generator(stylegan3.Config(**{**SMALL, "resolution": 16, "num_layers": 3, "classes": 3})).eval()  # type: ignore[arg-type]
+    seeds = range(7, 12)
+    c = torch.tensor([seed_class(s, 3) for s in seeds])
+    own = stylegan3.transform_of((0.25, 0.0), 30.0)
+    G.synthesis.input.transform.copy_(own)
+    told: list[int] = []
+    options = {"n": 5, "seed": 7, "device": torch.device("cpu")}
+    found = sampler_equivariance(G, kinds=KINDS, **options, done=told.append)  # type: ignore[arg-type]
+    assert told == [4, 5] and torch.equal(G.synthesis.input.transform, own)
+
+    def draw(w: Tensor, transform: Tensor) -> Tensor:
+        G.synthesis.input.transform.copy_(transform)
+        return G.synthesis(w)
+
+    w = G.map(G.prior(seeds), c)
+    wanted = equivariance(draw, [w[:4], w[4:]], seed=7)
+    assert found == pytest.approx(wanted, abs=0.05)
+    (score,) = training.equivariance("eqr50k", G, 5)
+    assert (score.name, METRICS["eqr50k"].n, METRICS["eqr50k"].higher_is_better) == ("eqr50k", 50_000, True)
+    assert score.value == sampler_equivariance(G, kinds=("eqr",), n=5, device=torch.device("cpu"))["eqr"]
+    G.synthesis.output_scale = float("nan")
+    with pytest.raises(ValueError, match="hold NaN or infinity"):
+        sampler_equivariance(G, kinds=("eqt_int",), **options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="only a stylegan3 can move the plane") as e:
+        training.equivariance("eqt", dcgan.Generator(dcgan.Config(resolution=16)), 6)
+    assert e.value.hint == "pass --metrics none"
+
+
 def test_kinds_and_sizes_that_there_are_not() -> None:
     with pytest.raises(ValueError, match="no such equivariance: eqx"):
         equivariance(lambda w, _: w[None], [torch.zeros(1, 4, 4)], kinds=("eqx",))
-    with pytest.raises(ValueError, match="no pixel"):
+    with pytest.raises(ValueError, match="too small: none of their pixels"):
         equivariance(lambda w, _: w[None], [], kinds=("eqr",))

@@ -52,6 +52,7 @@ def test_every_built_in_recipe_and_family_resolves(name: str):
         ("dcgan", (), {"train.metrics": ["fid50kfull"]}, "unknown metric 'fid50kfull'", "did you mean fid50k_full?"),
         ("dcgan", (), {"train.metrics": ["fid"]}, "cannot use --metrics fid", "fid5k"),
         ("pix2pix", (), {"train.metrics": ["fid5k"]}, "cannot use --metrics fid5k with pix2pix", "--metrics none"),
+        ("stylegan2", (), {"train.metrics": ["eqr50k"]}, "cannot use --metrics eqr50k with stylegan2", "a stylegan3"),
         ("lenet", (), {"train.metrics": ["fd-lenet"]}, "cannot use --metrics fd-lenet with lenet", "--metrics none"),
         ("dcgan", (), {"data.path_b": "x"}, "cannot use a second side of data with dcgan", ""),
     ],
