@@ -29,6 +29,15 @@ def invert(
             rich_help_panel=SEARCH,
         ),
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            metavar="ID|NAME",
+            help="Of a conditional model; z needs it, in w it is where the search starts. Default: in w all of them.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None,
     noise: Annotated[
         bool, typer.Option("--noise", help="In w and w+: search the noise maps too.", rich_help_panel=SEARCH)
     ] = False,
@@ -67,7 +76,7 @@ def invert(
 
     common = show.common()
     request = InvertRequest(
-        model=model, inputs=tuple(inputs or ()), out=out, method=method, space=space, noise=noise,
+        model=model, inputs=tuple(inputs or ()), out=out, method=method, space=space, classes=classes, noise=noise,
         loss=loss, steps=steps, lr=lr, seed=seed, init=init, mask=mask, batch_size=batch_size,
         save_video=save_video, save_every=save_every, recursive=recursive, from_file=from_file,
         device=common.device, overwrite=common.overwrite, fail_fast=common.fail_fast,

@@ -85,19 +85,22 @@ def optimize(
     on_step: Callable[[Step], None] = lambda _: None,
     *,
     init: Tensor | None = None,
+    c: int | None = None,
     mask: Float[Tensor, "n 1 h w"] | None = None,
     distance: Loss = squared_error,
 ) -> Inversion:
     """Latents for the images x (in G.x.range, on G's device), the nearest by `distance`.
 
-    The first start of every image is `init` [n, *z], or the prior's mean; the others are draws from the prior. Only
-    pixels where `mask` is 1 count. Images do not influence each other: Adam works on each number alone. Raises
-    GanctlError when the loss or a gradient is not finite.
+    The first start of every image is `init` [n, *z], or the prior's mean; the others are draws from the prior. `c` is
+    the class of all, in a conditional G. Only pixels where `mask` is 1 count. Images do not influence each other: Adam
+    works on each number alone. Raises GanctlError when the loss or a gradient is not finite.
     """
     start = start_points(G, len(x), cfg, init).to(x)
-    return descend(
-        lambda z, _: G.sample(z), start.unflatten(0, (len(x), -1)), x, cfg, on_step, mask=mask, distance=distance
-    )
+
+    def picture(z: Tensor, _: Maps) -> Tensor:
+        return G.sample(z) if c is None else G.sample(z, torch.full((len(z),), c, device=z.device))  # type: ignore[call-arg]
+
+    return descend(picture, start.unflatten(0, (len(x), -1)), x, cfg, on_step, mask=mask, distance=distance)
 
 
 def descend(

@@ -37,14 +37,14 @@ class StyleStatistics:
     layers: int
 
 
-def style_statistics(net: StyleSampler, device: torch.device, n: int) -> StyleStatistics:
-    """Of the w of seeds 0 … n - 1, of a conditional network over the classes that they draw."""
+def style_statistics(net: StyleSampler, device: torch.device, n: int, c: int | None = None) -> StyleStatistics:
+    """Of the w of seeds 0 … n - 1, of a conditional network in the class c, or over the classes that they draw."""
     label = classes_of(net)
     parts, layers = [], 1
     for first in range(0, n, TOGETHER):
         seeds = range(first, min(first + TOGETHER, n))
         latents = [
-            Latent(seed, z, None if label is None else seed_class(seed, label.n))
+            Latent(seed, z, seed_class(seed, label.n) if c is None and label is not None else c)
             for seed, z in zip(seeds, net.prior(seeds), strict=True)
         ]
         with torch.no_grad():

@@ -15,6 +15,7 @@ from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import relativistic
 from ganctl.losses.regularizers import logits_and_penalty
+from ganctl.nn.clip import clip
 from ganctl.nn.layers import numpy_prior
 from ganctl.nn.mapping import one_hot
 from ganctl.nn.resample import BINOMIAL, downsample2d, fir_filter, upsample2d
@@ -257,7 +258,7 @@ class Generator(nn.Module):
         return numpy_prior(seeds, self.z_dim)
 
     def sample(self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n k h w"]:
-        return self(z, c).clamp(-1, 1)
+        return clip(self(z, c))
 
 
 class Discriminator(nn.Module):

@@ -17,6 +17,7 @@ from ganctl.io.video import write_video
 from ganctl.workflows.invert_plan import (
     InvertRequest,
     beside,
+    pick_class,
     pick_loss,
     pick_method,
     pick_space,
@@ -24,6 +25,7 @@ from ganctl.workflows.invert_plan import (
     read_init,
     read_mask,
     resolve,
+    start_of,
 )
 from ganctl.workflows.pipeline import overlapped
 
@@ -83,8 +85,10 @@ def run(request: InvertRequest, reporter: Reporter = SILENT) -> InvertReport:
     method = pick_method(request, model)
     space = pick_space(request, model, method)
     loss, why = pick_loss(request, model, method)
-    mask, init = read_mask(request, model), read_init(request, model, space)
-    work = Work(request, model, method, space, loss, mask, init, reporter, len(jobs))
+    mask, file = read_mask(request, model), read_init(request, model, space)
+    c = pick_class(request, model, space, file)
+    init = start_of(file, model, space, c)
+    work = Work(request, model, method, space, c, loss, mask, init, reporter, len(jobs))
     items = [work.settle(job) for job in jobs]
     if method == "optimize" and not all(i.error or i.status == "exists" for i in items):
         reporter.note(f"loss: {why}")
@@ -109,6 +113,8 @@ class Work:
     model: "Model"
     method: str
     space: str
+    c: int | None
+    """The class of every image; None: of a model without classes, or in w over all of them."""
     loss: str
     mask: "np.ndarray | None"
     init: "np.ndarray | None"
@@ -127,7 +133,7 @@ class Work:
         if self.space != "z":
             from ganctl.inversion.styles import SAMPLES, style_statistics
 
-            self.statistics = style_statistics(self.model.net, self.model.device, SAMPLES)
+            self.statistics = style_statistics(self.model.net, self.model.device, SAMPLES, self.c)
         if self.loss == "l2":
             return
         from ganctl.inversion.perceptual import perceptual_loss
@@ -148,6 +154,7 @@ class Work:
             self.model.revision,
             method=self.method,
             space=None if self.space == "z" else self.space,
+            **{"class": self.c},
             noise=self.request.noise or None,
             input=hashlib.sha256(data).hexdigest(),
             mask=None if self.mask is None else hashlib.sha256(self.mask.tobytes()).hexdigest(),
@@ -273,7 +280,7 @@ class Work:
 
         if not isinstance(self.model.net, Sampler):
             return self.model.net.decode(latent[None])
-        one = Latent(z=latent) if self.space == "z" else Latent(w=latent, maps=maps)
+        one = Latent(z=latent, c=self.c) if self.space == "z" else Latent(w=latent, maps=maps)
         return draw(self.model.net, [one], Drawing(), self.model.device)[0]
 
     def encode(self, x: "Tensor") -> "Tensor":
@@ -296,7 +303,7 @@ class Work:
         watch, distance = self.watcher(group, frames), self.distance or squared_error
         if self.statistics is None:
             start = None if init is None else init.expand(len(x), *init.shape[1:])
-            return optimize(self.model.net, x, cfg, watch, init=start, mask=mask, distance=distance)
+            return optimize(self.model.net, x, cfg, watch, init=start, c=self.c, mask=mask, distance=distance)
         from ganctl.inversion.styles import project, start_maps
         from ganctl.nn.drawing import noise_maps
 
@@ -344,6 +351,7 @@ class Work:
             write_video(film, item.frames, fps=VIDEO_FPS, codec="h264", request=item.request)
         arrays = {
             "z" if self.space == "z" else "w": item.latent,
+            **({"class": np.array(self.c)} if self.space == "z" and self.c is not None else {}),
             **{f"{NOISE}{name}": value for name, value in item.maps.items()},
             "loss": np.float64(item.loss),
             "psnr": np.float64(item.psnr),
@@ -357,6 +365,7 @@ class Work:
     def result(self, item: Item) -> dict[str, Any]:
         name = shown_name(self.model.name)
         found = {"path": str(item.job.path), "input": item.job.label, "model": name, "revision": self.model.revision}
+        found |= {} if self.c is None else {"class": self.c}
         if item.error is None:
             lpips = {} if item.lpips is None else {"lpips": item.lpips}
             picture = str(beside(item.job, "-rec.png"))

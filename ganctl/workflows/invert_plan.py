@@ -14,7 +14,7 @@ from ganctl.io.limits import MAX_IMAGE_BYTES
 from ganctl.io.outputs import check_writable, default_folder, shown_name
 from ganctl.io.progress import SILENT, Reporter
 from ganctl.io.video import need_av
-from ganctl.workflows.styles import one_class, shapes, without_w
+from ganctl.workflows.styles import one_class, refuse_classes, shapes, without_w
 from ganctl.workflows.targets import Job, list_inputs, plan, refuse_clashes
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class InvertRequest:
     """None encodes with an autoencoder and optimises with any other model."""
     space: Literal["z", "w", "w+"] | None = None
     """None is w where the model has it, else z."""
+    classes: str | None = None
+    """The class of all images, of a conditional model: '207' or 'tabby'. In w None is the mean over all of them."""
     noise: bool = False
     """Searches the noise maps too."""
     loss: Literal["lpips", "l2", "lpips+l2"] | None = None
@@ -123,7 +125,7 @@ def pick_method(request: InvertRequest, model: "Model") -> str:
 def pick_space(request: InvertRequest, model: "Model", method: str) -> str:
     """z, w or w+. Raises UsageError for a space the model has not, and for --noise where there is none to search."""
     from ganctl.nn.drawing import noise_maps
-    from ganctl.protocols import StyleSampler, classes_of
+    from ganctl.protocols import StyleSampler
 
     styled = isinstance(model.net, StyleSampler)
     if request.space in ("w", "w+") and not styled:
@@ -132,10 +134,31 @@ def pick_space(request: InvertRequest, model: "Model", method: str) -> str:
     if request.noise and (space == "z" or not noise_maps(model.net)):
         why = "it belongs to a search in w" if styled and space == "z" else f"{quoted(model.name)} stores no noise maps"
         raise UsageError("cannot use --noise", why, "leave it out")
-    if space == "z" and classes_of(model.net) is not None:
-        why = "a search in z does not know the class"
-        raise UsageError(f"cannot invert with {quoted(request.model)} in z", why, "use --space w" if styled else "")
     return space
+
+
+def pick_class(request: InvertRequest, model: "Model", space: str, init: "LatentFile | None") -> int | None:
+    """The class of a conditional model: of --class, or of the --init file; None where w has none, and of other models.
+
+    Raises UsageError: none is given for a search in z, not one of the model's, more than one.
+    """
+    from ganctl.protocols import classes_of
+
+    label = classes_of(model.net)
+    if request.classes is not None:
+        label = label or refuse_classes(request.classes, model)
+        return one_class(request.classes, label.n, label.names)
+    if label is None:
+        return None
+    if init is not None and init.c:
+        return one_class(str(init.c[0]), label.n, label.names)
+    if space == "z" or (init is not None and init.space == "z"):
+        what = f"cannot invert with {quoted(request.model)} in z"
+        if space != "z":
+            what = f"cannot use --init {quoted(request.init)}"
+        why = f"the picture of a z depends on its class, one of {label.n}"
+        raise UsageError(what, why, "pass --class, or --space w" if space == "z" and init is None else "pass --class")
+    return None
 
 
 def pick_loss(request: InvertRequest, model: "Model", method: str) -> tuple[str, str]:
@@ -181,8 +204,8 @@ def read_mask(request: InvertRequest, model: "Model") -> "np.ndarray | None":
     return counts[None, None, :, :, 0]
 
 
-def read_init(request: InvertRequest, model: "Model", space: str) -> "np.ndarray | None":
-    """float32 [1, *z], or in w and w+ [1, l, w]: a z is mapped there.
+def read_init(request: InvertRequest, model: "Model", space: str) -> "LatentFile | None":
+    """The one latent of --init, in z or, for a search in w and w+, in w where the file has it; None is the mean.
 
     Raises UsageError when the file is another model's, holds several latents, or for w a style for each layer.
     """
@@ -195,23 +218,20 @@ def read_init(request: InvertRequest, model: "Model", space: str) -> "np.ndarray
     what = f"cannot use --init {quoted(request.init)}"
     if len(file.rows) != 1:
         raise UsageError(what, f"it holds {len(file.rows)} latents, one is needed")
-    if space == "z" or file.space == "w":
-        if space == "w" and (file.rows != file.rows[:, :1]).any():
-            raise UsageError(what, "it holds a style of its own for each layer", "use --space w+")
-        return file.rows
-    return _mapped(file, model)
+    if space == "w" and file.space == "w" and (file.rows != file.rows[:, :1]).any():
+        raise UsageError(what, "it holds a style of its own for each layer", "use --space w+")
+    return file
 
 
-def _mapped(file: "LatentFile", model: "Model") -> "np.ndarray":
-    """w [1, l, w] of a file's z, of its class where it has one."""
+def start_of(file: "LatentFile | None", model: "Model", space: str, c: int | None) -> "np.ndarray | None":
+    """Where a search starts: float32 [1, *z], or in w and w+ [1, l, w]; a z is mapped there, of the class c."""
+    if file is None or space == "z" or file.space == "w":
+        return None if file is None else file.rows
     import torch
 
     from ganctl.nn.drawing import Drawing, Latent, styles
     from ganctl.nn.precision import inference
-    from ganctl.protocols import classes_of
 
-    label = classes_of(model.net)
-    c = None if label is None else one_class(str(file.c[0] if file.c else 0), label.n, label.names)
     with inference(model.device):
         w = styles(model.net, [Latent(z=torch.from_numpy(file.rows[0]), c=c)], Drawing(), model.device)
     return w.cpu().numpy()

@@ -189,9 +189,15 @@ def test_the_penalty_of_noise(styled: Tiny) -> None:
 def test_what_does_not_go_is_refused(inversion: InvertRequest, styled: Tiny, lively: Tiny) -> None:
     with pytest.raises(UsageError, match=r"cannot use --noise\. it belongs to a search in w"):
         run(replace(inversion, noise=True, space="z"))
-    with pytest.raises(UsageError, match="a search in z does not know the class") as e:
+    with pytest.raises(UsageError, match="the picture of a z depends on its class, one of 10") as e:
         run(replace(inversion, model=str(styled(classes=10)), space="z"))
-    assert e.value.hint == "use --space w"
+    assert e.value.hint == "pass --class, or --space w"
+    for model, classes, said in (
+        (styled(classes=10), "10", "class 10 out of range 0-9"),
+        (styled(), "1", "not trained"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            run(replace(inversion, model=str(model), classes=classes))
     plain = str(lively("dcgan", resolution=16, channels=3, z_dim=8, ngf=4, ndf=4))
     with pytest.raises(UsageError, match=r"cannot use --space w\+"):
         run(replace(inversion, model=plain, space="w+"))
@@ -200,11 +206,40 @@ def test_what_does_not_go_is_refused(inversion: InvertRequest, styled: Tiny, liv
     assert e.value.why.endswith("stores no noise maps")
 
 
+@pytest.mark.parametrize("model", ["r3gan", "stylegan2"])
+def test_the_class_of_a_conditional_model(model: str, styled: Tiny, lively: Tiny, tmp_path: Path) -> None:
+    """z is found in its class and keeps it; w is searched from the class's own mean."""
+    sizes = {"resolution": 8, "classes": 5}
+    bundle = styled(**sizes) if model == "stylegan2" else lively(model, z_dim=8, width=16, **sizes)
+    out = {"out": str(tmp_path / "made"), "save_latents": True, "device": "cpu"}
+    (photo,) = sample(SampleRequest(model=str(bundle), seeds="3", classes="4", **out)).paths
+    request = InvertRequest(model=str(bundle), inputs=(str(photo),), space="z", steps=40, device="cpu")
+    found = {c: told(replace(request, classes=c, out=str(tmp_path / c)))[0] for c in ("4", "1")}
+    assert found["4"]["class"] == 4 and found["4"]["psnr"] > found["1"]["psnr"] + 3
+    arrays = read_npz(Path(found["4"]["path"]))
+    assert arrays["class"] == 4 and arrays["z"].ndim == 1
+    assert (back(request, found["4"]["path"], tmp_path / "back") == pixels(found["4"]["picture"])).all()
+    # The class of the file it starts from does as well.
+    warm = replace(request, init=str(photo.with_suffix(".npz")), out=str(tmp_path / "warm"), steps=1)
+    assert told(warm)[0]["class"] == 4 and told(replace(warm, overwrite=True, steps=2))[0]["psnr"] > 45
+    write_npz(tmp_path / "bare.npz", {"z": arrays["z"]})
+    with pytest.raises(UsageError, match="depends on its class") as e:
+        run(replace(warm, init=str(tmp_path / "bare.npz"), out=str(tmp_path / "bare")))
+    assert e.value.hint == "pass --class"
+    if model == "stylegan2":
+        net = load(str(bundle), device="cpu").net
+        with torch.no_grad():
+            w = net.map(net.prior(range(300)), torch.full((300,), 4))[:, 0].double()
+        torch.testing.assert_close(style_statistics(net, CPU, 300, 4).mean, w.mean(0).float())
+        (own,) = told(replace(request, space="w", classes="4", out=str(tmp_path / "w")))
+        assert own["class"] == 4 and "class" not in read_npz(Path(own["path"]))
+
+
 def test_z_is_searched_where_it_is_asked_for(inversion: InvertRequest) -> None:
     (found,) = told(replace(inversion, space="z", steps=20))
     assert read_npz(Path(found["path"]))["z"].shape == (16,) and found["psnr"] > 20
 
 
 def test_the_command_line(ganctl: Shell, styled: Tiny, photos: Path) -> None:
-    command = ("invert", styled(), photos / "seed0000.png", "--space", "w+", "--noise", "--dry-run")
-    assert {"space: w+", "noise: true"} <= set(ganctl.ok(*command).lines)
+    command = ("invert", styled(), photos / "seed0000.png", "--space", "w+", "--noise", "--class", "3", "--dry-run")
+    assert {"space: w+", "noise: true", "classes: '3'"} <= set(ganctl.ok(*command).lines)
