@@ -44,6 +44,8 @@ class Progress:
     world: int = 1
     augment: Callable[[Tensor], Tensor] = as_they_are
     """What every image passes before D sees it (`train.aug`), real or generated; gradients pass it too."""
+    vary: Callable[[Tensor], Tensor] | None = None
+    """What may be done to an image without a change of D's logit, where that is asked of D (`train.aug: bcr`)."""
     verdicts: list[Tensor] = field(default_factory=list)
     """Means of the signs of D's logits of real images, since the loop last took them."""
 
@@ -84,6 +86,14 @@ class Adam:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+
+    def lazy(self, every: int | None) -> "Adam":
+        """Corrected for k + 1 updates in the place of k, where a penalty is applied every k-th step.
+
+        λ' = c λ, β' = βᶜ, c = k / (k + 1)  (StyleGAN2, appendix B).
+        """
+        c = every / (every + 1) if every else 1.0
+        return Adam(self.lr * c, self.beta1**c, self.beta2**c, self.eps)
 
 
 @dataclass(frozen=True)

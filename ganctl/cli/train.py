@@ -26,12 +26,13 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Images a step, all GPUs.", rich_help_panel=MODEL)] = None,
     batch_gpu: Annotated[int | None, typer.Option(help="Images at once; accumulates.", rich_help_panel=MODEL)] = None,
     loss: Annotated[str | None, typer.Option(help="The family's loss.", rich_help_panel=MODEL)] = None,
+    gamma: Annotated[float | None, typer.Option(help="Weight of R1.", rich_help_panel=MODEL)] = None,
     glr: Annotated[float | None, typer.Option(help="Learning rate of G.", rich_help_panel=MODEL)] = None,
     dlr: Annotated[float | None, typer.Option(help="Learning rate of D.", rich_help_panel=MODEL)] = None,
     kimg: Annotated[float | None, typer.Option(help="Length, thousands of images.", rich_help_panel=MODEL)] = None,
     ema_kimg: Annotated[float | None, typer.Option(help="Half-life of G_ema.", rich_help_panel=MODEL)] = None,
     aug: Annotated[
-        Literal["none", "ada", "fixed", "diffaug"] | None,
+        Literal["none", "ada", "fixed", "diffaug", "bcr"] | None,
         typer.Option(help="What images pass before D sees them.", rich_help_panel=MODEL),
     ] = None,
     target: Annotated[
@@ -39,6 +40,7 @@ def train(
     ] = None,
     p: Annotated[float | None, typer.Option("--p", help="Strength of fixed.", rich_help_panel=MODEL)] = None,
     augpipe: Annotated[str | None, typer.Option(help="blit, geom, … bgc [bgc].", rich_help_panel=MODEL)] = None,
+    freezed: Annotated[int | None, typer.Option(help="First layers of D that stay.", rich_help_panel=MODEL)] = None,
     tf32: Annotated[bool, typer.Option(help="TF32 products on CUDA.", rich_help_panel=MODEL)] = True,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value.", rich_help_panel=MODEL)] = None,
     init_from: Annotated[str | None, typer.Option(help="Start from a model's weights.", rich_help_panel=RUN)] = None,
@@ -60,12 +62,13 @@ def train(
     if (data_a and data_pairs) or bool(data_a) != bool(data_b):
         raise UsageError("cannot use these data options", "pairs are --data-a with --data-b, or --data-pairs alone")
     flags = {
-        "config": {"resolution": resolution, "channels": channels, "loss": loss, "glr": glr, "dlr": dlr},
+        "config": {"resolution": resolution, "channels": channels, "loss": loss, "glr": glr, "dlr": dlr}
+        | {"r1_gamma": gamma},
         "data": {"path": data_a or data_pairs, "path_b": data_b, "subset": subset, "mirror": mirror},
         "train": {"batch": batch, "batch_gpu": batch_gpu, "kimg": kimg, "ema_kimg": ema_kimg, "seed": seed}
         | {"snap": snap, "keep": keep, "init_from": init_from, "metric_every": metric_every}
         | {"metrics": None if metrics is None else [m for m in metrics.split(",") if m and m != "none"]}
-        | {"aug": aug, "aug_target": target, "aug_p": p, "aug_pipe": augpipe}
+        | {"aug": aug, "aug_target": target, "aug_p": p, "aug_pipe": augpipe, "freezed": freezed}
         | {"dtype": None if common.dtype == "auto" else common.dtype},
     }
     request = TrainRequest(

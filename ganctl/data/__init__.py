@@ -29,6 +29,8 @@ class DataConfig:
     """files: pairs are given; grey: the source is the target's luma (colouring needs no pairs)."""
     subset: int | None = None
     """The first N images only."""
+    holdout: int = 0
+    """Images kept from training, spread evenly over the others: D's view of them shows how far it overfits (r_v)."""
     mirror: bool = False
     """Flip each image left to right with probability one half."""
     jitter: int = 0
@@ -39,6 +41,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.subset is not None and self.subset < 1:
             raise ValueError("subset must be 1 or more")
+        if self.holdout < 0:
+            raise ValueError("holdout must not be negative")
         if self.jitter < 0:
             raise ValueError("jitter must not be negative")
         if not 0 <= self.max_bad < 1:
@@ -55,6 +59,8 @@ class Dataset:
     classes: tuple[str, ...] = ()
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """Images left out, with the reason."""
+    held: "Dataset | None" = None
+    """Images kept from training."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -67,6 +73,31 @@ class Dataset:
                 digest.update(f"{a.dtype} {a.shape}".encode())
                 digest.update(np.ascontiguousarray(a).data)
         return digest.hexdigest()
+
+
+def held_out(data: Dataset, count: int) -> Dataset:
+    """The data without `count` images, spread evenly, which are its `held`. Raises UsageError for too many."""
+    if 2 * count > len(data):
+        raise UsageError(f"cannot hold out {count} images", f"there are {len(data)}", "hold out half of them at most")
+    apart = np.zeros(len(data), bool)
+    apart[evenly(len(data), count)] = True
+    held, rest = (
+        Dataset(
+            data.x[rows],
+            None if data.y is None else data.y[rows],
+            None if data.c is None else data.c[rows],
+            data.classes,
+            data.skipped,
+        )
+        for rows in (apart, ~apart)
+    )
+    rest.held = held
+    return rest
+
+
+def evenly(n: int, count: int) -> np.ndarray:
+    """`count` of the places 0 … n - 1, as far from each other as can be."""
+    return (np.arange(count) * n + n // 2) // max(count, 1)
 
 
 def open_dataset(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganctl.data import DataConfig, Dataset
+from ganctl.data import DataConfig, Dataset, evenly
 from ganctl.phase import Batch
 
 
@@ -50,6 +50,14 @@ def _batch(data: Dataset, cfg: DataConfig, places: np.ndarray, resolution: int, 
     crop = np.s_[:, :resolution, :resolution]
     c = None if data.c is None else torch.from_numpy(data.c[index])
     return Batch(_tensor(x[crop]), None if y is None else _tensor(y[crop]), c)
+
+
+def as_they_are(data: Dataset, count: int, resolution: int) -> Batch:
+    """`count` images, spread evenly over the data and neither turned nor moved, as one batch."""
+    rows = evenly(len(data), count)
+    crop = np.s_[rows, :resolution, :resolution]
+    y, c = None if data.y is None else _tensor(data.y[crop]), None if data.c is None else data.c[rows]
+    return Batch(_tensor(data.x[crop]), y, None if c is None else torch.from_numpy(c))
 
 
 def _shift(x: np.ndarray, y: np.ndarray | None, row: int, top: int, left: int) -> None:

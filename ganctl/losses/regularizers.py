@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ganctl.nn.norm import rank_mean
+from ganctl.phase import Progress, Terms
 
 
 def gradient_norms(D: Callable[[Tensor], Tensor], x: Tensor, *, create_graph: bool = True) -> Tensor:
@@ -65,9 +66,22 @@ def path_length_penalty(
 
 
 def consistency(plain: Tensor, augmented: Tensor) -> Tensor:
-    """E (D(x) - D(T(x)))², from the logits of images and of the same images augmented.
-
-    bCR adds it to D's loss with weights of its own for real and for generated images  (Zhao et al. 2020,
-    arXiv:2002.04724, alg. 1; both 10).
-    """
+    """E (D(x) - D(T(x)))², from the logits of images and of the same images augmented."""
     return (plain - augmented).square().mean()
+
+
+BCR_WEIGHT = 10.0
+"""λ of real and of generated images (Zhao et al. 2020, arXiv:2002.04724)."""
+
+
+def balanced_consistency(
+    D: Callable[[Tensor], Tensor], p: Progress, real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor]
+) -> Terms:
+    """λ E (D(x) - D(T(x)))² + λ E (D(G(z)) - D(T(G(z))))²  (bCR; Zhao et al. 2020, alg. 1), a part of D's loss.
+
+    `real` and `fake`: images as D sees them, and their logits. T is `p.vary`; there are no terms where it is None.
+    """
+    if p.vary is None:
+        return {}
+    terms = {"D_bcr_real": real, "D_bcr_fake": fake}
+    return {name: BCR_WEIGHT * consistency(logits, D(p.vary(x))) for name, (x, logits) in terms.items()}

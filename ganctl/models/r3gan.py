@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import relativistic
-from ganctl.losses.regularizers import logits_and_penalty
+from ganctl.losses.regularizers import balanced_consistency, logits_and_penalty
 from ganctl.nn.clip import clip
 from ganctl.nn.layers import numpy_prior
 from ganctl.nn.mapping import one_hot
@@ -24,6 +24,7 @@ from ganctl.ranges import Count, Moment, Rate, Weight, Widths
 from ganctl.spec import Image, Label
 
 AUGMENTS = True
+POWER_OF_2 = True
 TRAIN = {"batch": 256, "ema_kimg": 500}
 """FFHQ-256. Deviation: the average's half-life is constant; the authors' code raises it from 0 over `decay_kimg`."""
 
@@ -292,6 +293,15 @@ class Discriminator(nn.Module):
         return y.sum(1)
 
 
+def first_layers(D: Discriminator) -> list[nn.Module]:
+    """D's layers from the image on, those at 4 px left out: what `freezed` counts, a block being one of them."""
+    stages = list(D.Model["MainLayers"].children())[:-1]
+    return [
+        D.Model["ExtractionLayer"],
+        *(layer for stage in stages for layer in stage.get_submodule("Layers").children()),
+    ]
+
+
 @dataclass
 class Nets:
     G: Generator
@@ -300,6 +310,11 @@ class Nets:
 
 def build(cfg: Config) -> Nets:
     return Nets(Generator(cfg), Discriminator(cfg))
+
+
+def logits(n: Nets, b: Batch, p: Progress, cfg: Config) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """D's of real and of generated images, as it is trained with them; nothing moves."""
+    return n.D(p.augment(b.x), b.c), n.D(p.augment(n.G(p.normal(len(b.x), n.G.z_dim), b.c)), b.c)
 
 
 def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
@@ -315,10 +330,13 @@ def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     # The loss leaves the logits' level open: only differences have a sign that says something.
     p.judged(real_logits - fake_logits)
     half = gamma(cfg, p.nimg) / 2
+    with torch.autocast(b.x.device.type, enabled=False):
+        bcr = balanced_consistency(lambda x: n.D(x, b.c), p, (b.x, real_logits), (fake.float(), fake_logits))
     return {
         "D_loss": relativistic(real_logits, fake_logits),
         "D_r1": half * r1.mean(),
         "D_r2": half * r2.mean(),
+        **bcr,
     }
 
 

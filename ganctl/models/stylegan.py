@@ -28,6 +28,7 @@ from ganctl.published import growing_tf
 from ganctl.ranges import Count, Moment, Rate, Weight, Widths
 from ganctl.spec import Image
 
+POWER_OF_2 = True
 TRAIN = {"batch": 32, "ema_kimg": 10, "kimg": 25000}
 """Appendix C: 25 million images for FFHQ. Deviation: one batch size for every resolution."""
 

@@ -15,7 +15,7 @@ from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.io.pickle_records import PersistedModule, TfNetwork
 from ganctl.losses.adversarial import log_loss_d, non_saturating_g
-from ganctl.losses.regularizers import logits_and_penalty, path_length_penalty, path_lengths
+from ganctl.losses.regularizers import balanced_consistency, logits_and_penalty, path_length_penalty, path_lengths
 from ganctl.nn.clip import clip
 from ganctl.nn.equalized import Activation, EqualizedLinear, activate
 from ganctl.nn.layers import numpy_prior
@@ -35,6 +35,7 @@ TRAIN = {"batch": 32, "ema_kimg": 10, "kimg": 25000}
 """Appendix B; the average's half-life and the batch of Karras et al. 2019, appendix C."""
 
 AUGMENTS = True
+POWER_OF_2 = True
 
 Architecture = Literal["orig", "skip", "resnet"]
 """Fig. 7: plain; the sum of an RGB output (or input) at every resolution; residual blocks."""
@@ -103,6 +104,17 @@ class Config:
     """Adam's first moment …"""
     beta2: Moment = 0.99
     """… and second."""
+
+
+def auto(resolution: int, batch: int | None) -> dict[str, int | float]:
+    """Numbers for new data, where a recipe says `auto` (2006.06676; the rules are those of the authors' code).
+
+    Deviation: the batch is the code's for one GPU, however many there are.
+    """
+    batch = batch or max(1, min(4096 // resolution, 32))
+    lr = 2e-3 if resolution >= 1024 else 2.5e-3
+    found = {"channel_base": 32768 if resolution >= 512 else 16384, "mbstd_group": min(batch, 4), "glr": lr, "dlr": lr}
+    return found | {"r1_gamma": 2e-4 * resolution**2 / batch, "batch": batch, "ema_kimg": batch * 10 / 32}
 
 
 def sides(cfg: Config) -> list[int]:
@@ -363,6 +375,13 @@ class Discriminator(nn.Module):
         return logits.sum(1)
 
 
+def first_layers(D: Discriminator) -> list[nn.Module]:
+    """D's layers from the image on, those of its last resolution left out: what `freezed` counts (2006.06676, sec. 4.3;
+    Mo et al. 2020, arXiv:2002.10964)."""
+    blocks = [D.get_submodule(f"b{side}") for side in D.sides]
+    return [layer for block in blocks for layer in block.children() if isinstance(layer, Conv)]
+
+
 class PathLength(nn.Module):
     """The running mean a of path lengths (eq. 4): not learned, but part of where training stands."""
 
@@ -382,14 +401,17 @@ def build(cfg: Config) -> Nets:
     return Nets(Generator(cfg), Discriminator(cfg), PathLength())
 
 
-def styles(n: Nets, c: Tensor | None, p: Progress, cfg: Config, count: int) -> Float[Tensor, "n l w"]:
+def styles(
+    n: Nets, c: Tensor | None, p: Progress, cfg: Config, count: int, *, track: bool = True
+) -> Float[Tensor, "n l w"]:
     """w of `count` new images, some of them with a second w from a random layer on (Karras et al. 2019, sec. 3.1).
 
+    `track` moves the mean of w towards theirs.
     Deviation: each image has a layer of its own, not the batch one, so that two ranks draw what one would.
     """
     layers = n.G.synthesis.layers
     c = None if c is None else c[:count]
-    w = n.G.mapping(p.normal(count, n.G.z_dim), c, track=True)
+    w = n.G.mapping(p.normal(count, n.G.z_dim), c, track=track)
     ws = w[:, None].repeat(1, layers, 1)
     if not cfg.style_mixing:
         return ws
@@ -405,16 +427,24 @@ def mix(ws: Float[Tensor, "n l w"], second: Float[Tensor, "n w"], first: Float[T
     return torch.where(later[:, :, None], second[:, None], ws)
 
 
-def generated(n: Nets, b: Batch, p: Progress, cfg: Config) -> Float[Tensor, "n c h w"]:
+def generated(n: Nets, b: Batch, p: Progress, cfg: Config, *, track: bool = True) -> Float[Tensor, "n c h w"]:
     """Images with fresh noise, of the real batch's classes: they are distributed as the data's."""
-    return n.G.synthesis(styles(n, b.c, p, cfg, len(b.x)), p.normal)
+    return n.G.synthesis(styles(n, b.c, p, cfg, len(b.x), track=track), p.normal)
+
+
+def logits(n: Nets, b: Batch, p: Progress, cfg: Config) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """D's of real and of generated images, as it is trained with them; nothing moves."""
+    real = n.D(p.augment(b.x), b.c)
+    return real, n.D(p.augment(generated(n, b, p, cfg, track=False)), b.c)
 
 
 def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """-E log D(x) - E log(1 - D(G(z)))  (Goodfellow et al. 2014, eq. 1); real and generated batches apart."""
     fake = generated(n, b, p, cfg)
-    real = p.judged(n.D(p.augment(b.x), b.c))
-    return {"D_loss": log_loss_d(real, n.D(p.augment(fake), b.c))}
+    x, y = p.augment(b.x), p.augment(fake)
+    real_logits, fake_logits = p.judged(n.D(x, b.c)), n.D(y, b.c)
+    bcr = balanced_consistency(lambda x: n.D(x, b.c), p, (x, real_logits), (y, fake_logits))
+    return {"D_loss": log_loss_d(real_logits, fake_logits), **bcr}
 
 
 def d_r1(n: Nets, b: Batch, p: Progress, gamma: float) -> Terms:
@@ -451,15 +481,9 @@ def phases(cfg: Config) -> list[Phase]:
 
 def optimizers(cfg: Config) -> dict[str, Optimizer]:
     return {
-        "G": lazy(cfg.glr, cfg, cfg.pl_every if cfg.pl_weight else None),
-        "D": lazy(cfg.dlr, cfg, cfg.r1_every if cfg.r1_gamma else None),
+        "G": Adam(cfg.glr, cfg.beta1, cfg.beta2).lazy(cfg.pl_every if cfg.pl_weight else None),
+        "D": Adam(cfg.dlr, cfg.beta1, cfg.beta2).lazy(cfg.r1_every if cfg.r1_gamma else None),
     }
-
-
-def lazy(lr: float, cfg: Config, every: int | None) -> Adam:
-    """Adam corrected for k + 1 updates in the place of k: λ' = c λ, β' = βᶜ, c = k / (k + 1)  (appendix B)."""
-    ratio = every / (every + 1) if every else 1.0
-    return Adam(lr * ratio, cfg.beta1**ratio, cfg.beta2**ratio)
 
 
 def from_upstream(state: dict[str, Tensor]) -> published.Networks | None:

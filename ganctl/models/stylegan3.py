@@ -16,7 +16,7 @@ from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.io.pickle_records import PersistedModule, TfNetwork
 from ganctl.losses.adversarial import log_loss_d, non_saturating_g
-from ganctl.losses.regularizers import logits_and_penalty
+from ganctl.losses.regularizers import balanced_consistency, logits_and_penalty
 from ganctl.models import stylegan2
 from ganctl.nn.clip import clip
 from ganctl.nn.equalized import EqualizedLinear
@@ -34,6 +34,7 @@ from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image, Label
 
 AUGMENTS = True
+POWER_OF_2 = True
 TRAIN = {"batch": 32, "ema_kimg": 10, "kimg": 25000}
 """Appendix F."""
 
@@ -374,6 +375,9 @@ def build(cfg: Config) -> Nets:
     return Nets(Generator(cfg), stylegan2.Discriminator(d))
 
 
+first_layers = stylegan2.first_layers
+
+
 def blur(x: Float[Tensor, "n c h w"], sigma: float) -> Float[Tensor, "n c h w"]:
     """x under the filter 2^-(t / σ)², |t| ≤ 3 σ, zeros beyond the edges  (the authors' code); x itself where σ < ⅓."""
     half = math.floor(3 * sigma)
@@ -399,11 +403,18 @@ def seen(x: Float[Tensor, "n c h w"], p: Progress, cfg: Config) -> Float[Tensor,
     return p.augment(blur(x, sigma))
 
 
+def logits(n: Nets, b: Batch, p: Progress, cfg: Config) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """D's of real and of generated images, as it is trained with them; nothing moves."""
+    return n.D(seen(b.x, p, cfg), b.c), n.D(seen(generated(n, b, p), p, cfg), b.c)
+
+
 def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """-E log D(x) - E log(1 - D(G(z)))  (Goodfellow et al. 2014, eq. 1); G's running means move here."""
     fake = generated(n, b, p, track=True)
-    real = p.judged(n.D(seen(b.x, p, cfg), b.c))
-    return {"D_loss": log_loss_d(real, n.D(seen(fake, p, cfg), b.c))}
+    x, y = seen(b.x, p, cfg), seen(fake, p, cfg)
+    real_logits, fake_logits = p.judged(n.D(x, b.c)), n.D(y, b.c)
+    bcr = balanced_consistency(lambda x: n.D(x, b.c), p, (x, real_logits), (y, fake_logits))
+    return {"D_loss": log_loss_d(real_logits, fake_logits), **bcr}
 
 
 def d_r1(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
@@ -425,12 +436,9 @@ def phases(cfg: Config) -> list[Phase]:
 
 
 def optimizers(cfg: Config) -> dict[str, Optimizer]:
-    """D's is corrected for the lazy penalty's updates: λ' = c λ, β' = βᶜ, c = k / (k + 1)  (StyleGAN2, appendix B)."""
-    ratio = cfg.r1_every / (cfg.r1_every + 1) if cfg.r1_gamma else 1.0
-    return {
-        "G": Adam(cfg.glr, cfg.beta1, cfg.beta2),
-        "D": Adam(cfg.dlr * ratio, cfg.beta1**ratio, cfg.beta2**ratio),
-    }
+    """D's is corrected for the lazy penalty's updates (StyleGAN2, appendix B)."""
+    adam = Adam(cfg.dlr, cfg.beta1, cfg.beta2)
+    return {"G": Adam(cfg.glr, cfg.beta1, cfg.beta2), "D": adam.lazy(cfg.r1_every if cfg.r1_gamma else None)}
 
 
 def from_upstream(state: dict[str, Tensor]) -> published.Networks | None:

@@ -309,6 +309,18 @@ class _Spread(torch.autograd.Function):
         return _Sample.apply(grad, *ctx.saved_tensors), None, None
 
 
+def translated(x: Float[Tensor, "n c h w"], draw: Draw, most: float) -> Float[Tensor, "n c h w"]:
+    """Each image moved by whole pixels, up to `most` of its sides and 1 at least; reflected at its borders."""
+    u = draw.uniform(len(x), 2)
+    for axis in (2, 3):
+        side = x.shape[axis]
+        reach = max(round(most * side), 1)
+        shift = (u[:, axis - 2] * (2 * reach + 1)).long().clamp(max=2 * reach) - reach
+        place = reflected((torch.arange(side, device=x.device) + shift[:, None]).flatten(), side)
+        x = x.gather(axis, place.view((-1, 1, side, 1) if axis == 2 else (-1, 1, 1, side)).expand_as(x))
+    return x
+
+
 def recolour(x: Float[Tensor, "n c h w"], v: Mapping[str, Tensor]) -> Float[Tensor, "n c h w"]:
     """Brightness, contrast, luma flip, hue, saturation: an affine map of RGB values about the axis of greys.
 

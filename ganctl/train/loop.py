@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import DivergedError
-from ganctl.nn.augment import SETS, augment, every
+from ganctl.nn.augment import LAWS, SETS, augment, every, translated
 from ganctl.nn.diffaugment import diffaugment
 from ganctl.phase import Batch, Nets, Phase, Progress, as_they_are
 from ganctl.train import distributed, ema
@@ -45,15 +45,18 @@ class TrainConfig:
     """Every how many snapshots; the last one always."""
     metric_images: int = 5000
     """Samples behind metrics whose name does not fix their number."""
-    aug: Literal["none", "ada", "fixed", "diffaug"] = "none"
-    """What images pass before D sees them: adaptive (Karras et al. 2020), the same at a fixed strength, or DiffAugment
-    (Zhao et al. 2020)."""
+    aug: Literal["none", "ada", "fixed", "diffaug", "bcr"] = "none"
+    """What images pass before D sees them: adaptive (Karras et al. 2020), the same at a fixed strength, DiffAugment
+    (Zhao et al. 2020); or bcr, nothing, while D is asked for the same logit of images that are moved a little."""
     aug_target: float = 0.6
     """r_t that ada aims at: the mean sign of D's logits of real images."""
     aug_p: float = 0.0
     """Strength of fixed; where ada begins."""
-    aug_pipe: str = "bgc"
-    """Transformations of ada and fixed: blit, geom, color, filter, noise, cutout, and bg, bgc … of their initials."""
+    aug_pipe: str | dict[str, float] = "bgc"
+    """Transformations of ada and fixed: blit, geom, color, filter, noise, cutout, and bg, bgc … of their initials; or
+    each by its name with its share of the strength, such as {xflip: 1, hue: 0.5}."""
+    freezed: int = 0
+    """Layers of D, from the image on, that keep their weights (Mo et al. 2020): for training from another model."""
     init_from: str | None = None
     """A model whose weights the run starts from; tensors of other names or shapes start as new."""
 
@@ -63,10 +66,13 @@ class TrainConfig:
                 raise ValueError(f"{name} must be more than 0 and finite")
         if not 0 <= self.aug_p <= 1 or not -1 <= self.aug_target <= 1:
             raise ValueError("aug_p is 0 to 1 and aug_target -1 to 1")
-        if self.aug_pipe not in SETS:
+        if isinstance(self.aug_pipe, dict):
+            if not all(name in LAWS and 0 <= share <= 1 for name, share in self.aug_pipe.items()):
+                raise ValueError(f"aug_pipe gives shares from 0 to 1 to some of {', '.join(LAWS)}")
+        elif self.aug_pipe not in SETS:
             raise ValueError(f"aug_pipe is one of {', '.join(SETS)}")
-        if self.ema_kimg < 0 or self.seed < 0:
-            raise ValueError("ema_kimg and seed must not be negative")
+        if self.ema_kimg < 0 or self.seed < 0 or self.freezed < 0:
+            raise ValueError("ema_kimg, seed and freezed must not be negative")
         if self.dtype not in ("fp32", "bf16"):
             raise ValueError("dtype must be fp32 or bf16")
         if self.batch_gpu is not None and (self.batch_gpu <= 0 or self.batch % self.batch_gpu):
@@ -96,6 +102,8 @@ class State:
     progress: Progress
     ada: Ada = field(default_factory=Ada)
     """Of adaptive augmentation."""
+    frozen: list[nn.Module] = field(default_factory=list)
+    """Layers that keep their weights."""
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -148,17 +156,22 @@ def fit(
 
 def augmentation(state: State, cfg: TrainConfig) -> Callable[[Tensor], Tensor]:
     """For `Progress.augment`: what `cfg.aug` names, at the strength of the moment."""
-    if cfg.aug == "none":
+    if cfg.aug in ("none", "bcr"):
         return as_they_are
     if cfg.aug == "diffaug":
         return lambda x: diffaugment(x, state.progress)
-    chances = every(cfg.aug_pipe)
+    chances = every(cfg.aug_pipe) if isinstance(cfg.aug_pipe, str) else cfg.aug_pipe
 
     def transformed(x: Tensor) -> Tensor:
         p = state.ada.p if cfg.aug == "ada" else cfg.aug_p
         return augment(x, p, state.progress, chances) if p else x
 
     return transformed
+
+
+def variation(progress: Progress, cfg: TrainConfig) -> Callable[[Tensor], Tensor] | None:
+    """For `Progress.vary`: the transformation of bCR, moves within 8 px at 256 px (the code of 2006.06676)."""
+    return (lambda x: translated(x, progress, 1 / 32)) if cfg.aug == "bcr" else None
 
 
 def crossed(before: int, after: int, kimg: float) -> bool:
@@ -188,6 +201,8 @@ def run_phase(state: State, phase: Phase, batch: Batch, cfg: TrainConfig) -> Non
     p = state.progress
     for name, net in networks(state.nets).items():
         net.requires_grad_(name in phase.updates)
+    for layer in state.frozen:
+        layer.requires_grad_(False)
     parameters = [q for name in phase.updates for q in getattr(state.nets, name).parameters()]
     for q in parameters:
         q.grad = None

@@ -26,6 +26,8 @@ FREE = (
     "data.max_bad",
 )
 """What may change when a run goes on; anything else would make it another run."""
+OPTIONS = {"r1_gamma": "gamma"}
+"""Named flags that are called otherwise than their key."""
 MAX_NUMBER = 1e38
 
 
@@ -109,10 +111,12 @@ def resolve(reference: str, changes: Mapping[str, Any], settings: Sequence[str])
             section, _, place = key.partition(".")
             if place not in {f.name for f in fields(classes[section])}:
                 own = ", ".join(f.name for f in fields(module.Config))
-                raise UsageError(f"cannot use --{place.replace('_', '-')} with {sections.model}", f"it has {own}")
+                option = OPTIONS.get(place, place.replace("_", "-"))
+                raise UsageError(f"cannot use --{option} with {sections.model}", f"it has {own}")
             values[section][place] = value
     if "resolution" not in values["config"]:
-        values["config"].update(_from_data(module.Config, values))
+        values["config"].update(_from_data(module, values))
+    _choose(module, values)
     parsed = {k: parse(cls, values[k], where=f"{k} of {where}") for k, cls in classes.items()}
     recipe = Recipe(name=name, model=sections.model, card=sections.card, **parsed)
     _check(recipe, module)
@@ -140,6 +144,12 @@ def _check(recipe: Recipe, module: Any) -> None:
             raise UsageError(f"cannot use --metrics {name} with {recipe.model}", why, "leave it out")
     if recipe.train.aug != "none" and not getattr(module, "AUGMENTS", False):
         raise UsageError(f"cannot use --aug {recipe.train.aug} with {recipe.model}", "its losses do not augment")
+    if recipe.train.freezed and not hasattr(module, "first_layers"):
+        why = "its discriminator's layers cannot be frozen one by one"
+        raise UsageError(f"cannot use --freezed with {recipe.model}", why, "leave it out")
+    if recipe.data.holdout and not hasattr(module, "logits"):
+        why = "D's view of them is taken where losses augment: in stylegan2, stylegan3 and r3gan"
+        raise UsageError(f"cannot use holdout with {recipe.model}", why, "leave it out")
     if recipe.data.path_b and not hasattr(recipe.config, "source_channels"):
         raise UsageError(f"cannot use a second side of data with {recipe.model}", "it does not learn from pairs")
 
@@ -162,12 +172,23 @@ def _place(key: str, classes: Mapping[str, type]) -> tuple[str, str]:
     raise UsageError(f"cannot --set {quoted(key)}", f"known: {', '.join(known)}", near)
 
 
-def _from_data(cls: type, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _choose(module: Any, values: Mapping[str, dict[str, Any]]) -> None:
+    """Numbers that are `auto`: those that the family chooses for the size of the images and the batch."""
+    rule, batch = getattr(module, "auto", None), values["train"].get("batch")
+    resolution = values["config"].get("resolution", getattr(module.Config(), "resolution", None))
+    if rule is None or not all((isinstance(n, int) and n > 0) or n == "auto" for n in (resolution, batch)):
+        return
+    chosen = rule(resolution, None if batch == "auto" else batch)
+    for section in ("config", "train"):
+        values[section].update({k: chosen[k] for k, v in values[section].items() if v == "auto" and k in chosen})
+
+
+def _from_data(module: Any, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Size and channels that neither recipe nor option gives: those of the first image, made to fit the networks."""
     from ganctl.data import DataConfig
     from ganctl.data.probe import first_size
 
-    data = parse(DataConfig, values["data"], where="data")
+    cls, data = module.Config, parse(DataConfig, values["data"], where="data")
     names = {f.name for f in fields(cls)}
     if data.path is None or not Path(data.path).exists() or "resolution" not in names:
         return {}
@@ -176,7 +197,8 @@ def _from_data(cls: type, values: Mapping[str, Mapping[str, Any]]) -> dict[str, 
         downs = parse(cls, values["config"], where="config").num_downs  # type: ignore[attr-defined]
         side = max(side // 2**downs, 1) * 2**downs
     else:
-        side = max(k * 2**n for k in (4, 5, 6, 7) for n in range(1, 9) if k * 2**n <= max(side, 8))
+        firsts = (4,) if getattr(module, "POWER_OF_2", False) else (4, 5, 6, 7)
+        side = max(k * 2**n for k in firsts for n in range(1, 9) if k * 2**n <= max(side, 8))
     found = {"resolution": side}
     if "channels" in names and "channels" not in values["config"] and "source_channels" not in names:
         found["channels"] = channels

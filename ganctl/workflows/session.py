@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -83,12 +84,27 @@ class Session:
         distributed.barrier()
 
     def tick(self, tick: "Tick") -> None:
+        terms = {**tick.terms, **self._overfitting()}
         if self.state.progress.rank:
             return
         left = (self.recipe.train.kimg - tick.nimg / 1000) * tick.sec_per_kimg
         shown = {"kimg": tick.nimg / 1000, "s/kimg": tick.sec_per_kimg, "eta": duration_text(left)}
-        self.on_tick({**shown, **tick.terms, **self.scores.metrics, **memory(self.state.progress.device)})
-        self.log({"step": tick.step, "sec_per_kimg": round(tick.sec_per_kimg, 3), **tick.terms})
+        self.on_tick({**shown, **terms, **self.scores.metrics, **memory(self.state.progress.device)})
+        self.log({"step": tick.step, "sec_per_kimg": round(tick.sec_per_kimg, 3), **terms})
+
+    def _overfitting(self) -> dict[str, float]:
+        """r_v, where images were held out. On every rank: networks may talk to each other."""
+        if self.data.held is None:
+            return {}
+        from ganctl.data.loader import as_they_are
+        from ganctl.load import family
+        from ganctl.train.overfitting import measure
+
+        cfg, held = self.recipe.config, self.data.held
+        train, held = (as_they_are(data, len(held), cfg.resolution) for data in (self.data, held))
+        logits = family(self.recipe.model).logits
+        found = measure(self.state, lambda n, b, p: logits(n, b, p, cfg), self.recipe.train, train, held)
+        return {"r_v": found} if math.isfinite(found) else {}
 
     def log(self, values: Mapping[str, Any]) -> None:
         """One line of log.jsonl. Raises GanctlError for a full disk."""

@@ -291,7 +291,7 @@ def _fit(session: "Session", stop: Stop) -> None:
 
 def open_data(recipe: Recipe, workers: int, reporter: Reporter) -> "Dataset":
     """The recipe's data as its model takes it; images left out are warned of. Raises UsageError."""
-    from ganctl.data import open_dataset
+    from ganctl.data import held_out, open_dataset
     from ganctl.data.images import some
 
     cfg = recipe.config
@@ -314,7 +314,7 @@ def open_data(recipe: Recipe, workers: int, reporter: Reporter) -> "Dataset":
     if data.skipped:
         what = f"{len(data.skipped)} of {len(data) + len(data.skipped)} images in {quoted(recipe.data.path)} left out"
         reporter.warn(what, some(data.skipped), "all are listed in the run's run.json")
-    return data
+    return held_out(data, recipe.data.holdout) if recipe.data.holdout else data
 
 
 def new_state(recipe: Recipe, device: Any) -> "State":
@@ -327,7 +327,7 @@ def new_state(recipe: Recipe, device: Any) -> "State":
     from ganctl.phase import Progress
     from ganctl.train import distributed, optim
     from ganctl.train.ada import Ada
-    from ganctl.train.loop import State, augmentation, networks
+    from ganctl.train.loop import State, augmentation, networks, variation
 
     module = family(recipe.model)
     world = distributed.world()
@@ -346,9 +346,18 @@ def new_state(recipe: Recipe, device: Any) -> "State":
     optimizers = {name: optim.make(spec, getattr(nets, name)) for name, spec in specs.items()}
     rng = torch.Generator().manual_seed(recipe.train.seed)
     progress = Progress(0, 0, rng, device, distributed.rank(), world)
-    state = State(nets, average, optimizers, progress, Ada(p=recipe.train.aug_p))
-    progress.augment = augmentation(state, recipe.train)
+    kept = frozen(module, nets, recipe.train.freezed)
+    state = State(nets, average, optimizers, progress, Ada(p=recipe.train.aug_p), kept)
+    progress.augment, progress.vary = augmentation(state, recipe.train), variation(progress, recipe.train)
     return state
+
+
+def frozen(module: Any, nets: Any, count: int) -> list[Any]:
+    """The layers of D that keep their weights. Raises UsageError when D has fewer."""
+    layers = module.first_layers(nets.D) if count else []
+    if count > len(layers):
+        raise UsageError(f"cannot freeze {count} layers of D", f"{len(layers)} can be", f"pass --freezed {len(layers)}")
+    return layers[:count]
 
 
 def _transfer(reference: str, state: "State", recipe: Recipe, reporter: Reporter) -> None:
