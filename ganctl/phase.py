@@ -1,5 +1,6 @@
-"""One update of training: which networks move, by which loss, how often."""
+"""One update of training: which networks move, by which loss, how often, how far."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,11 +81,19 @@ class Phase:
     """Runs after the update: weight clipping (WGAN, alg. 1, line 7)."""
 
 
+Number = float | Callable[[int, int], float]
+"""A constant, or what it is after so many of a run's images: number(nimg, total).
+
+A function of these two alone, so that a resumed run goes on with it; of the first alone where a longer run is to be the
+shorter one continued.
+"""
+
+
 @dataclass(frozen=True)
 class Adam:
-    lr: float
-    beta1: float = 0.9
-    beta2: float = 0.999
+    lr: Number
+    beta1: Number = 0.9
+    beta2: Number = 0.999
     eps: float = 1e-8
 
     def lazy(self, every: int | None) -> "Adam":
@@ -93,19 +102,29 @@ class Adam:
         λ' = c λ, β' = βᶜ, c = k / (k + 1)  (StyleGAN2, appendix B).
         """
         c = every / (every + 1) if every else 1.0
-        return Adam(self.lr * c, self.beta1**c, self.beta2**c, self.eps)
+
+        def made(number: Number, change: Callable[[float], float]) -> Number:
+            return (lambda nimg, total: change(number(nimg, total))) if callable(number) else change(number)
+
+        beta1, beta2 = (made(beta, lambda b: b**c) for beta in (self.beta1, self.beta2))
+        return Adam(made(self.lr, lambda lr: lr * c), beta1, beta2, self.eps)
 
 
 @dataclass(frozen=True)
 class RMSprop:
-    lr: float
+    lr: Number
     alpha: float = 0.99
 
 
 @dataclass(frozen=True)
 class SGD:
-    lr: float
+    lr: Number
     momentum: float = 0.0
 
 
 Optimizer = Adam | RMSprop | SGD
+
+
+def half_cosine(start: float, end: float, done: float) -> float:
+    """From `start` to `end` as `done` goes from 0 to 1, flat at both; `end` beyond."""
+    return start + (end - start) * (1 - math.cos(math.pi * min(done, 1.0))) / 2

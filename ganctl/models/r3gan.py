@@ -15,25 +15,29 @@ from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import relativistic
 from ganctl.losses.regularizers import balanced_consistency, logits_and_penalty
+from ganctl.nn.augment import SETS
 from ganctl.nn.clip import clip
 from ganctl.nn.layers import numpy_prior
 from ganctl.nn.mapping import one_hot
 from ganctl.nn.resample import BINOMIAL, downsample2d, fir_filter, upsample2d
-from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms, half_cosine
 from ganctl.ranges import Count, Moment, Rate, Weight, Widths
 from ganctl.spec import Image, Label
 
 AUGMENTS = True
 POWER_OF_2 = True
-TRAIN = {"batch": 256, "ema_kimg": 500}
-"""FFHQ-256. Deviation: the average's half-life is constant; the authors' code raises it from 0 over `decay_kimg`."""
+AUGMENTATION = dict.fromkeys(SETS["bg"], 1.0) | dict.fromkeys(SETS["color"], 0.5) | {"cutout": 1.0}
+TRAIN = {"batch": 256, "ema_kimg": 500, "ema_rampup": None, "burn_in_kimg": 20000}
+TRAIN |= {"aug": "fixed", "aug_p": 0.3, "aug_pipe": AUGMENTATION}
+"""FFHQ-256 (the authors' code)."""
 
 
 @config
 class Config:
     """Config E of the roadmap (sec. 4) for FFHQ-256; numbers that the paper leaves out are those of the authors' code.
 
-    For CIFAR-10 they are resolution 32, classes 10, gamma 0.05, gamma_end 0.005 and batches of 512.
+    For CIFAR-10 they are resolution 32, classes 10, gamma 0.05, gamma_end 0.005, batches of 512, an average of
+    5000 kimg and augmentation up to 0.55.
     """
 
     resolution: Count = 256
@@ -59,15 +63,19 @@ class Config:
     gamma_end: Weight = 15.0
     """… and after `decay_kimg`, between them half a cosine."""
     decay_kimg: Rate = 20000.0
-    """How long the schedule takes, in thousands of real images."""
+    """How long the burn-in takes, in thousands of real images: of γ, of the learning rates and of β₂."""
     glr: Rate = 2e-4
-    """Adam's learning rate. Deviation: constant, as β₂ is; the authors' code lowers it to 5e-5 over `decay_kimg`."""
+    """Adam's learning rate at the beginning …"""
     dlr: Rate = 2e-4
-    """The same for D."""
+    """… the same for D …"""
+    lr_end: Rate = 0.25
+    """… and the share of both that is left after the burn-in."""
     beta1: Moment = 0.0
     """Adam without momentum …"""
     beta2: Moment = 0.9
-    """… and, in the authors' code, with β₂ rising to 0.99."""
+    """… and with a second moment that begins here …"""
+    beta2_end: Moment = 0.99
+    """… and ends here."""
 
 
 @dataclass(frozen=True)
@@ -320,8 +328,7 @@ def logits(n: Nets, b: Batch, p: Progress, cfg: Config) -> tuple[Float[Tensor, "
 def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """E f(D(x) - D(G(z))) + γ/2 E ‖∇ D(x)‖² + γ/2 E ‖∇ D(G(z))‖², f(t) = log(1 + e⁻ᵗ)  (eq. 2 and 3).
 
-    Deviation: augmented as the run asks for, and not by the authors' own schedule. All of it in float32, for the
-    penalties' sake.
+    Deviation: all of it in float32, for the penalties' sake.
     """
     with torch.no_grad():
         fake = n.G(p.normal(len(b.x), n.G.z_dim), b.c)
@@ -329,7 +336,7 @@ def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     fake_logits, r2 = logits_and_penalty(lambda x: n.D(p.augment(x), b.c), fake)
     # The loss leaves the logits' level open: only differences have a sign that says something.
     p.judged(real_logits - fake_logits)
-    half = gamma(cfg, p.nimg) / 2
+    half = burn_in(cfg, cfg.gamma, cfg.gamma_end, p.nimg) / 2
     with torch.autocast(b.x.device.type, enabled=False):
         bcr = balanced_consistency(lambda x: n.D(x, b.c), p, (b.x, real_logits), (fake.float(), fake_logits))
     return {
@@ -348,10 +355,9 @@ def g_loss(n: Nets, b: Batch, p: Progress) -> Terms:
     return {"G_loss": relativistic(fake_logits, real_logits)}
 
 
-def gamma(cfg: Config, nimg: int) -> float:
-    """γ after so many images: half a cosine from `gamma` to `gamma_end`."""
-    done = min(nimg / (cfg.decay_kimg * 1000), 1.0)
-    return cfg.gamma + (cfg.gamma_end - cfg.gamma) * (1 - math.cos(math.pi * done)) / 2
+def burn_in(cfg: Config, start: float, end: float, nimg: int) -> float:
+    """A number of the schedule after so many images (the authors' code; sec. 4 speaks of a "burn-in phase")."""
+    return half_cosine(start, end, nimg / (cfg.decay_kimg * 1000))
 
 
 def phases(cfg: Config) -> list[Phase]:
@@ -359,7 +365,14 @@ def phases(cfg: Config) -> list[Phase]:
 
 
 def optimizers(cfg: Config) -> dict[str, Optimizer]:
-    return {"G": Adam(cfg.glr, cfg.beta1, cfg.beta2), "D": Adam(cfg.dlr, cfg.beta1, cfg.beta2)}
+    def adam(lr: float) -> Adam:
+        return Adam(
+            lambda nimg, _: burn_in(cfg, lr, lr * cfg.lr_end, nimg),
+            cfg.beta1,
+            lambda nimg, _: burn_in(cfg, cfg.beta2, cfg.beta2_end, nimg),
+        )
+
+    return {"G": adam(cfg.glr), "D": adam(cfg.dlr)}
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:

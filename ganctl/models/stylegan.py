@@ -4,10 +4,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MaxLen
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -29,8 +30,11 @@ from ganctl.ranges import Count, Moment, Rate, Weight, Widths
 from ganctl.spec import Image
 
 POWER_OF_2 = True
-TRAIN = {"batch": 32, "ema_kimg": 10, "kimg": 25000}
+TRAIN = {"batch": 32, "ema_kimg": 10, "ema_rampup": None, "kimg": 25000}
 """Appendix C: 25 million images for FFHQ. Deviation: one batch size for every resolution."""
+
+
+Factors = Annotated[tuple[Rate, ...], MaxLen(8)]
 
 
 @config
@@ -76,9 +80,11 @@ class Config:
     r1_gamma: Weight = 10.0
     """γ of the gradient penalty (appendix C)."""
     glr: Rate = 1e-3
-    """Adam's learning rate (appendix C). Deviation: not raised to 0.003 at high resolutions."""
+    """Adam's learning rate below 128 px (appendix C) …"""
     dlr: Rate = 1e-3
-    """The same for D."""
+    """… the same for D …"""
+    lr_factors: Factors = (1.5, 2.0, 3.0, 3.0)
+    """… and what both are multiplied by at 128, 256, 512 and 1024 px or more (the authors' code, on 8 GPUs)."""
     beta1: Moment = 0.0
     """Adam's first moment …"""
     beta2: Moment = 0.99
@@ -268,10 +274,14 @@ def build(cfg: Config) -> Nets:
     return Nets(Generator(cfg), progan.Discriminator(widths, cfg.channels, first, blurred_down if cfg.blur else down))
 
 
+def lod_after(cfg: Config, nimg: int) -> float:
+    octaves = (cfg.resolution // cfg.grow_from).bit_length() - 1
+    return lod_at(nimg, octaves, cfg.stage_kimg, cfg.fade_kimg)
+
+
 def detail(n: Nets, p: Progress, cfg: Config) -> float:
     """The lod that training has come to, which both networks are given to keep (so that snapshots are of it)."""
-    octaves = n.D.levels - 1 - level(cfg.grow_from, cfg.resolution, what="grow_from")
-    lod = lod_at(p.nimg, octaves, cfg.stage_kimg, cfg.fade_kimg)
+    lod = lod_after(cfg, p.nimg)
     for net in (n.G.synthesis, n.D):
         net.get_buffer("lod").fill_(lod)
     return lod
@@ -321,8 +331,18 @@ def phases(cfg: Config) -> list[Phase]:
     ]
 
 
+def lr_factor(cfg: Config, nimg: int) -> float:
+    """Of the size that is trained, or fading in, after so many images."""
+    side = cfg.resolution >> math.floor(lod_after(cfg, nimg))
+    factors = (1.0, *cfg.lr_factors)
+    return factors[min(max((side // 64).bit_length() - 1, 0), len(factors) - 1)]
+
+
 def optimizers(cfg: Config) -> dict[str, Optimizer]:
-    return {"G": Adam(cfg.glr, cfg.beta1, cfg.beta2), "D": Adam(cfg.dlr, cfg.beta1, cfg.beta2)}
+    def adam(lr: float) -> Adam:
+        return Adam(lambda nimg, _: lr * lr_factor(cfg, nimg), cfg.beta1, cfg.beta2)
+
+    return {"G": adam(cfg.glr), "D": adam(cfg.dlr)}
 
 
 Found = tuple[dict[str, Any], dict[str, dict[str, Tensor]]]

@@ -31,11 +31,18 @@ from ganctl.published import stylegan2 as published
 from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image, Label
 
-TRAIN = {"batch": 32, "ema_kimg": 10, "kimg": 25000}
-"""Appendix B; the average's half-life and the batch of Karras et al. 2019, appendix C."""
+TRAIN = {"batch": 32, "ema_kimg": 10, "ema_rampup": None, "kimg": 25000}
+"""Appendix B; the average's half-life and the batch of Karras et al. 2019, appendix C. Where 2006.06676 trains on few
+images, its code has an `ema_rampup` of 0.05."""
 
 AUGMENTS = True
 POWER_OF_2 = True
+HALF = {"clamp": 256.0, "num_fp16_res": 4}
+"""What a training in fp16 or bf16 takes where it is told nothing else (2006.06676, appendix D, and its code).
+
+Deviation: R1 and path lengths stay in float32, where that code has them in half precision too: second derivatives need
+range and digits, and phases run once in 16 or 4 steps cost little.
+"""
 
 Architecture = Literal["orig", "skip", "resnet"]
 """Fig. 7: plain; the sum of an RGB output (or input) at every resolution; residual blocks."""
@@ -74,7 +81,8 @@ class Config:
     clamp: Rate | None = None
     """Bound on every convolution's output: 256 in 2006.06676, for half precision; None: none."""
     num_fp16_res: Annotated[int, Ge(0), Le(16)] | None = None
-    """How many of the highest resolutions may compute in fp16; the others then stay in fp32. None: all may."""
+    """How many of the highest resolutions may compute in half precision; the others, and 4 px, then stay in fp32. None:
+    all may."""
     mbstd_group: Count | None = 4
     """Samples a minibatch standard deviation is taken over; None: the whole batch."""
     mbstd_channels: Count = 1
@@ -131,8 +139,8 @@ def width(cfg: Config, side: int) -> int:
 
 
 def in_half(cfg: Config, side: int) -> bool:
-    """Whether a resolution may compute in fp16."""
-    return cfg.num_fp16_res is None or side << cfg.num_fp16_res > cfg.resolution
+    """Whether a resolution may compute in half precision."""
+    return cfg.num_fp16_res is None or (side > 4 and side << cfg.num_fp16_res > cfg.resolution)
 
 
 class StyleConv(nn.Module):
@@ -234,7 +242,7 @@ class SynthesisBlock(nn.Module):
     ) -> tuple[Float[Tensor, "n o h2 w2"], Float[Tensor, "n c h2 w2"] | None]:
         """`ws`: of the layers in their order, then of the image, which shares it with the next block's first layer."""
         w0, w1, w_rgb = ws[0], ws[-2], ws[-1]
-        with float32_unless(self.in_half, w1.device):
+        with float32_unless(self.in_half, w1.device, training=self.training):
             if x is None:
                 y = self.conv1(self.const.expand(len(w1), -1, -1, -1), w1, noise)
             elif self.residual:
@@ -319,7 +327,9 @@ class DiscriminatorBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "n i h w"] | None, image: Float[Tensor, "n c h2 w2"]
     ) -> tuple[Float[Tensor, "n o h3 w3"], Float[Tensor, "n c h4 w4"]]:
-        with float32_unless(self.in_half, image.device):
+        # The block before may have computed in half precision.
+        x = x if x is None or self.in_half else x.float()
+        with float32_unless(self.in_half, image.device, training=self.training):
             if self.fromrgb is not None:
                 y = self.fromrgb(image)
                 x = y if x is None else x + y

@@ -35,6 +35,9 @@ from ganctl.spec import Image, Label
 
 AUGMENTS = True
 POWER_OF_2 = True
+HALF = {"num_fp16_res": 4}
+"""What a training in fp16 or bf16 takes where it is told nothing else (the authors' code). Deviation: R1 stays in
+float32, as in StyleGAN2's file."""
 TRAIN = {"batch": 32, "ema_kimg": 10, "kimg": 25000}
 """Appendix F."""
 
@@ -95,7 +98,8 @@ class Config:
     w_beta: Moment = 0.998
     """Decay of the running mean of w, a step."""
     num_fp16_res: Annotated[int, Ge(0), Le(16)] | None = None
-    """Layers within so many doublings of the resolution may compute in fp16, others stay in fp32. None: all may."""
+    """Layers within so many doublings of the resolution may compute in half precision, others stay in fp32. None: all
+    may."""
     d_channel_base: Base = 32768
     """D is StyleGAN2's: its feature maps times side where they are fewer than …"""
     d_channel_max: Count = 512
@@ -248,7 +252,7 @@ class Layer(nn.Module):
         if track:
             self.magnitude_ema.copy_(rank_mean(x.detach().float().square().mean()).lerp(self.magnitude_ema, self.beta))
         d, s = self.styles(w)
-        with float32_unless(self.in_half, x.device):
+        with float32_unless(self.in_half, x.device, training=self.training):
             x = x * (s * self.magnitude_ema.rsqrt()).to(x.dtype)[:, :, None, None]
             x = F.conv2d(x, self.weight, padding=self.weight.shape[-1] - 1)
             x = x if d is None else x * d.to(x.dtype)[:, :, None, None]
@@ -399,8 +403,7 @@ def generated(n: Nets, b: Batch, p: Progress, *, track: bool = False) -> Float[T
 
 def seen(x: Float[Tensor, "n c h w"], p: Progress, cfg: Config) -> Float[Tensor, "n c h w"]:
     """What D is shown of an image: blurred at the start of training, augmented."""
-    sigma = cfg.blur_sigma * max(1 - p.nimg / (cfg.blur_kimg * 1000), 0.0)
-    return p.augment(blur(x, sigma))
+    return p.augment(blur(x, sigma_at(cfg, p.nimg)))
 
 
 def logits(n: Nets, b: Batch, p: Progress, cfg: Config) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:

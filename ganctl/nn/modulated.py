@@ -31,8 +31,9 @@ def modulated_conv2d(
     to float16, weights and styles are brought to size 1 first: demodulation makes that no difference but to overflow.
     """
     if demodulate and _narrow(x):
-        weight = weight / weight.abs().amax((1, 2, 3), keepdim=True) / weight[0].numel() ** 0.5
-        s = s / s.abs().amax(1, keepdim=True)
+        # Constants to the gradient: along a factor that makes no difference, its part is 0.
+        weight = weight / weight.detach().abs().amax((1, 2, 3), keepdim=True) / weight[0].numel() ** 0.5
+        s = s / s.detach().abs().amax(1, keepdim=True)
     n, i, h, w = x.shape
     d = demodulation(weight, s) if demodulate else None
     if not fused:

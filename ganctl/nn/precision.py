@@ -35,17 +35,25 @@ def inference(device: torch.device, half: str | None = None) -> Iterator[None]:
     """
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
-    autocast = torch.autocast(device.type, HALVES.get(half or ""), enabled=half is not None)
     try:
-        with torch.inference_mode(), products(tf32=False), autocast:
+        with torch.inference_mode(), products(tf32=False), lowered(device, half):
             yield
     finally:
         torch.backends.cudnn.deterministic = before
 
 
-def float32_unless(half: bool, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Leaves autocast to float16 where layers were not made for its narrow range; bfloat16 has float32's."""
+def lowered(device: torch.device, half: str | None) -> torch.autocast:
+    """Autocast to 'fp16' or 'bf16'; to nothing where `half` is 'fp32' or None."""
+    return torch.autocast(device.type, HALVES.get(half or ""), enabled=half in HALVES)
+
+
+def float32_unless(half: bool, device: torch.device, *, training: bool) -> contextlib.AbstractContextManager[Any]:
+    """Leaves autocast where layers were not made for half precision: for float16 always, as its range is narrow.
+
+    bfloat16 has float32's range, and few digits: it is left in training alone, whose gradients add up over the layers.
+    """
     kind = device.type
-    if half or not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) != torch.float16:
+    left = torch.float16, *([torch.bfloat16] if training else [])
+    if half or not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) not in left:
         return contextlib.nullcontext()
     return torch.autocast(kind, enabled=False)

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 
 
-def beta_of(kimg: float, batch: int, nimg: int, rampup: float = 0.05) -> float:
-    """Decay for one step whose half-life is `kimg` thousand images, shorter at the start (StyleGAN2's code).
+def beta_of(half_life: float, batch: int) -> float:
+    """Decay for one step of `batch` images, half of the average being left after `half_life`; 0: it remembers nothing.
 
-    At most `rampup` of the images seen so far: an average must not remember the initial noise for long.
+    Networks without learning-rate warm-up move far at first, and their average must not remember that for long: the
+    loop begins with short half-lives (`ema_rampup`, `burn_in_kimg`).
     """
-    half_life = min(kimg * 1000, max(nimg, 1) * rampup)
-    return 0.5 ** (batch / max(half_life, 1e-8))
+    return 0.5 ** (batch / half_life) if half_life > 0 else 0.0
 
 
 @torch.no_grad()

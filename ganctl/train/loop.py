@@ -13,8 +13,9 @@ from ganctl.config import config
 from ganctl.errors import DivergedError
 from ganctl.nn.augment import LAWS, SETS, augment, every, translated
 from ganctl.nn.diffaugment import diffaugment
-from ganctl.phase import Batch, Nets, Phase, Progress, as_they_are
-from ganctl.train import distributed, ema
+from ganctl.nn.precision import lowered
+from ganctl.phase import Batch, Nets, Optimizer, Phase, Progress, as_they_are, half_cosine
+from ganctl.train import distributed, ema, optim
 from ganctl.train.ada import Ada, Pace, step
 
 
@@ -29,7 +30,12 @@ class TrainConfig:
     kimg: float = 1000
     """Length of the run."""
     ema_kimg: float = 0.5
-    """Half-life of the generator's moving average."""
+    """Half-life of the generator's moving average …"""
+    ema_rampup: float | None = 0.05
+    """… and at most this share of the images seen so far. None: no such bound; there is none after `init_from` either,
+    whose weights are worth remembering."""
+    burn_in_kimg: float = 0
+    """For so long the half-life, and aug_p of fixed, rise from 0 along half a cosine (R3GAN)."""
     tick: float = 1.0
     """How often losses are logged."""
     snap: float = 50
@@ -37,8 +43,9 @@ class TrainConfig:
     keep: int = 3
     """Newest snapshots kept, beside the best."""
     seed: int = 0
-    dtype: str = "fp32"
-    """bf16: forward passes in bfloat16 where that is safe; weights, penalties and optimisers stay in float32."""
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Format of convolutions where the networks allow it; weights, logits, penalties, losses and optimisers stay in
+    float32. A gradient that overflows is cut in fp16, and ends the training elsewhere."""
     metrics: tuple[str, ...] = ()
     """Computed at snapshots; the first decides which is best."""
     metric_every: int = 1
@@ -71,10 +78,10 @@ class TrainConfig:
                 raise ValueError(f"aug_pipe gives shares from 0 to 1 to some of {', '.join(LAWS)}")
         elif self.aug_pipe not in SETS:
             raise ValueError(f"aug_pipe is one of {', '.join(SETS)}")
-        if self.ema_kimg < 0 or self.seed < 0 or self.freezed < 0:
-            raise ValueError("ema_kimg, seed and freezed must not be negative")
-        if self.dtype not in ("fp32", "bf16"):
-            raise ValueError("dtype must be fp32 or bf16")
+        if min(self.ema_kimg, self.ema_rampup or 0, self.seed, self.freezed) < 0:
+            raise ValueError("ema_kimg, ema_rampup, seed and freezed must not be negative")
+        if not 0 <= self.burn_in_kimg < math.inf:
+            raise ValueError("burn_in_kimg must be 0 or more, and finite")
         if self.batch_gpu is not None and (self.batch_gpu <= 0 or self.batch % self.batch_gpu):
             raise ValueError("batch_gpu must divide batch")
 
@@ -106,6 +113,8 @@ class State:
     """Layers that keep their weights."""
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    specs: dict[str, Optimizer] = field(default_factory=dict)
+    """The optimisers' numbers, constant or functions of the images seen: nothing to save."""
 
 
 def networks(nets: Nets) -> dict[str, nn.Module]:
@@ -163,7 +172,7 @@ def augmentation(state: State, cfg: TrainConfig) -> Callable[[Tensor], Tensor]:
     chances = every(cfg.aug_pipe) if isinstance(cfg.aug_pipe, str) else cfg.aug_pipe
 
     def transformed(x: Tensor) -> Tensor:
-        p = state.ada.p if cfg.aug == "ada" else cfg.aug_p
+        p = state.ada.p if cfg.aug == "ada" else strength(cfg, state.progress.nimg)
         return augment(x, p, state.progress, chances) if p else x
 
     return transformed
@@ -174,6 +183,16 @@ def variation(progress: Progress, cfg: TrainConfig) -> Callable[[Tensor], Tensor
     return (lambda x: translated(x, progress, 1 / 32)) if cfg.aug == "bcr" else None
 
 
+def risen(cfg: TrainConfig, nimg: int) -> float:
+    """How far the burn-in is, 0 to 1."""
+    return half_cosine(0.0, 1.0, nimg / (cfg.burn_in_kimg * 1000)) if cfg.burn_in_kimg else 1.0
+
+
+def strength(cfg: TrainConfig, nimg: int) -> float:
+    """p of fixed augmentation after so many images."""
+    return cfg.aug_p * risen(cfg, nimg)
+
+
 def crossed(before: int, after: int, kimg: float) -> bool:
     return math.floor(after / (kimg * 1000)) > math.floor(before / (kimg * 1000))
 
@@ -182,6 +201,8 @@ def train_step(state: State, phases: list[Phase], batches: Iterator[Batch], cfg:
     """One step: each phase that is due, each repeat after a step's first on a fresh batch; then the average."""
     p = state.progress
     batch, first = None, p.nimg
+    for name, spec in state.specs.items():
+        optim.adjust(state.optimizers[name], spec, p.nimg, round(cfg.kimg * 1000))
     for phase in phases:
         if p.step % phase.every:
             continue
@@ -192,8 +213,14 @@ def train_step(state: State, phases: list[Phase], batches: Iterator[Batch], cfg:
             run_phase(state, phase, batch, cfg)
     p.step += 1
     public = next(iter(networks(state.nets).values()))
-    beta = ema.beta_of(cfg.ema_kimg, p.nimg - first, p.nimg) if cfg.ema_kimg else 0.0
+    beta = ema.beta_of(half_life(cfg, first), p.nimg - first)
     ema.update(state.ema, public, beta)
+
+
+def half_life(cfg: TrainConfig, nimg: int) -> float:
+    """Of the average, in images, in the step after so many."""
+    whole = cfg.ema_kimg * 1000 * risen(cfg, nimg)
+    return whole if cfg.ema_rampup is None or cfg.init_from else min(whole, nimg * cfg.ema_rampup)
 
 
 def run_phase(state: State, phase: Phase, batch: Batch, cfg: TrainConfig) -> None:
@@ -210,7 +237,7 @@ def run_phase(state: State, phase: Phase, batch: Batch, cfg: TrainConfig) -> Non
     parts = split(batch, cfg.batch_gpu, p.device)
     mean: dict[str, Tensor] = {}
     for part in parts:
-        with torch.autocast(p.device.type, torch.bfloat16, enabled=cfg.dtype == "bf16"):
+        with lowered(p.device, cfg.dtype):
             terms = phase.loss(state.nets, part, p)
         total = torch.stack([term.float() for term in terms.values()]).sum()
         (total * (phase.every / len(parts))).backward()
@@ -218,8 +245,12 @@ def run_phase(state: State, phase: Phase, batch: Batch, cfg: TrainConfig) -> Non
             mean[name] = mean.get(name, 0) + term.detach() / len(parts)
     distributed.average_gradients(parameters)
     grads = [q.grad for q in parameters if q.grad is not None]
-    norm = torch.nn.utils.get_total_norm(grads)
-    if not torch.isfinite(torch.stack([norm.float(), *(term.float() for term in mean.values())])).all():
+    whole = torch.nn.utils.get_total_norm(grads).isfinite()
+    if cfg.dtype == "fp16":
+        mean["overflow"] = 1.0 - whole.float()
+        cut(grads)
+        whole = torch.ones_like(whole)
+    if not torch.stack([whole, *(term.isfinite() for term in mean.values())]).all():
         bad = [name for name, term in mean.items() if not torch.isfinite(term)]
         of = ", ".join(bad) if bad else f"the gradient of {', '.join(phase.updates)}"
         raise DivergedError(f"training diverged after {p.nimg / 1000:g} kimg", f"{of} is not finite")
@@ -230,6 +261,15 @@ def run_phase(state: State, phase: Phase, batch: Batch, cfg: TrainConfig) -> Non
     if phase.after:
         with torch.no_grad():
             phase.after(state.nets)
+
+
+def cut(grads: list[Tensor]) -> None:
+    """What overflowed becomes ±1e5, and NaN 0, as in the StyleGAN line's code.
+
+    There is no loss scaling: with equalised weights and clamped activations an overflow is rare, and one step's.
+    """
+    for grad in grads:
+        torch.nan_to_num_(grad, nan=0.0, posinf=1e5, neginf=-1e5)
 
 
 def judge(state: State, cfg: TrainConfig) -> None:

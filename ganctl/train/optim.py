@@ -1,28 +1,35 @@
 """Optimisers from a recipe's numbers, and their state as named tensors."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ganctl.errors import UsageError, WeightsError
-from ganctl.phase import SGD, Adam, Optimizer
+from ganctl.phase import SGD, Adam, Optimizer, RMSprop
 
 
 def make(spec: Optimizer, net: nn.Module) -> torch.optim.Optimizer:
-    """Raises UsageError for numbers that the optimiser refuses."""
+    """With the numbers of a run's beginning. Raises UsageError for numbers that the optimiser refuses."""
+    kinds = {Adam: torch.optim.Adam, SGD: torch.optim.SGD, RMSprop: torch.optim.RMSprop}
     try:
-        return _make(spec, list(net.parameters()))
+        return kinds[type(spec)](net.parameters(), **_options(spec, 0, 1))
     except ValueError as e:
         raise UsageError("cannot make the optimiser", str(e).rstrip("."), "choose other learning numbers") from e
 
 
-def _make(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def adjust(optimizer: torch.optim.Optimizer, spec: Optimizer, nimg: int, total: int) -> None:
+    """Sets the numbers that hold after `nimg` of a run's `total` images; the moments stay."""
+    for group in optimizer.param_groups:
+        group.update(_options(spec, nimg, total))
+
+
+def _options(spec: Optimizer, nimg: int, total: int) -> dict[str, Any]:
+    numbers = {name: value(nimg, total) if callable(value) else value for name, value in vars(spec).items()}
     if isinstance(spec, Adam):
-        return torch.optim.Adam(parameters, spec.lr, (spec.beta1, spec.beta2), spec.eps)
-    if isinstance(spec, SGD):
-        return torch.optim.SGD(parameters, spec.lr, spec.momentum)
-    return torch.optim.RMSprop(parameters, spec.lr, spec.alpha)
+        numbers["betas"] = (numbers.pop("beta1"), numbers.pop("beta2"))
+    return numbers
 
 
 def state_of(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -117,6 +117,8 @@ def resolve(reference: str, changes: Mapping[str, Any], settings: Sequence[str])
     if "resolution" not in values["config"]:
         values["config"].update(_from_data(module, values))
     _choose(module, values)
+    if values["train"].get("dtype") in ("fp16", "bf16"):
+        values["config"] = {**getattr(module, "HALF", {}), **values["config"]}
     parsed = {k: parse(cls, values[k], where=f"{k} of {where}") for k, cls in classes.items()}
     recipe = Recipe(name=name, model=sections.model, card=sections.card, **parsed)
     _check(recipe, module)
@@ -150,8 +152,21 @@ def _check(recipe: Recipe, module: Any) -> None:
     if recipe.data.holdout and not hasattr(module, "logits"):
         why = "D's view of them is taken where losses augment: in stylegan2, stylegan3 and r3gan"
         raise UsageError(f"cannot use holdout with {recipe.model}", why, "leave it out")
+    _check_dtype(recipe, module)
     if recipe.data.path_b and not hasattr(recipe.config, "source_channels"):
         raise UsageError(f"cannot use a second side of data with {recipe.model}", "it does not learn from pairs")
+
+
+def _check_dtype(recipe: Recipe, module: Any) -> None:
+    """Raises UsageError for a number format in which these networks cannot be trained."""
+    dtype, cfg = recipe.train.dtype, recipe.config
+    what, makes = f"cannot train {recipe.model} in {dtype}", getattr(module, "HALF", None)
+    if dtype == "fp16" and makes is None:
+        raise UsageError(what, "its values are not bounded to float16's range", "pass --dtype bf16")
+    if dtype == "fp16" and cfg.clamp is None:
+        raise UsageError(what, "without a clamp, values beyond 65504 become infinite", "pass --set clamp=256")
+    if dtype != "fp32" and makes and cfg.num_fp16_res == 0:
+        raise UsageError(what, "num_fp16_res is 0: all its layers stay in fp32", "pass --set num_fp16_res=4")
 
 
 def _setting(text: str) -> tuple[str, Any]:

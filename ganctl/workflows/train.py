@@ -327,7 +327,7 @@ def new_state(recipe: Recipe, device: Any) -> "State":
     from ganctl.phase import Progress
     from ganctl.train import distributed, optim
     from ganctl.train.ada import Ada
-    from ganctl.train.loop import State, augmentation, networks, variation
+    from ganctl.train.loop import State, augmentation, networks, strength, variation
 
     module = family(recipe.model)
     world = distributed.world()
@@ -347,7 +347,7 @@ def new_state(recipe: Recipe, device: Any) -> "State":
     rng = torch.Generator().manual_seed(recipe.train.seed)
     progress = Progress(0, 0, rng, device, distributed.rank(), world)
     kept = frozen(module, nets, recipe.train.freezed)
-    state = State(nets, average, optimizers, progress, Ada(p=recipe.train.aug_p), kept)
+    state = State(nets, average, optimizers, progress, Ada(p=strength(recipe.train, 0)), kept, specs=specs)
     progress.augment, progress.vary = augmentation(state, recipe.train), variation(progress, recipe.train)
     return state
 

@@ -11,7 +11,7 @@ from ganctl.errors import UsageError
 from ganctl.io.progress import SILENT
 from ganctl.load import load
 from ganctl.losses.regularizers import gradient_penalty
-from ganctl.models import progan
+from ganctl.models import progan, stylegan
 from ganctl.phase import Batch, Progress
 from ganctl.workflows.estimate import estimate
 from ganctl.workflows.recipe import resolve
@@ -63,6 +63,17 @@ def test_a_fade_begins_as_the_old_network_and_ends_as_the_new_one() -> None:
         assert torch.equal(y, F.interpolate(y[:, :, ::2, ::2], scale_factor=2))
         assert y.shape == nets.G(z, 0.0).shape == (3, 1, 16, 16) and nets.G.grown(z, 1.0).shape[-1] == 8
         assert torch.allclose(nets.D(x, 1.0), nets.D(F.avg_pool2d(x, 2), 1.0), atol=1e-6)
+
+
+def test_learning_rates_rise_with_the_side_that_is_trained_or_fades_in() -> None:
+    cfg = stylegan.Config(resolution=512, grow_from=64, stage_kimg=1.0, fade_kimg=2.0, glr=1e-3, dlr=2e-3)
+    spec = stylegan.optimizers(cfg)
+    at = {0: 1.0, 999: 1.0, 1000: 1.0, 1001: 1.5, 3999: 1.5, 4001: 2.0, 7001: 3.0, 99_000: 3.0}
+    for name, lr in (("G", 1e-3), ("D", 2e-3)):
+        assert [spec[name].lr(nimg, 10**6) / lr for nimg in at] == pytest.approx(list(at.values()))
+    whole = stylegan.optimizers(stylegan.Config(resolution=2048, grow_from=2048))["G"].lr
+    assert whole(0, 1) == pytest.approx(3e-3), "beyond 1024 px as there"
+    assert stylegan.optimizers(stylegan.Config(lr_factors=()))["D"].lr(10**9, 1) == 1e-3
 
 
 def test_real_images_fade_as_generated_ones_do() -> None:

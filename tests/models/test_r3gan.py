@@ -11,6 +11,9 @@ from ganctl.losses.adversarial import relativistic
 from ganctl.losses.regularizers import logits_and_penalty
 from ganctl.models import r3gan
 from ganctl.phase import Batch, Progress
+from ganctl.train import optim
+from ganctl.train.loop import half_life, strength
+from ganctl.workflows.recipe import resolve
 
 
 def test_relativistic_loss_is_the_log_probability_of_the_right_order() -> None:
@@ -61,9 +64,35 @@ def test_a_new_network_keeps_its_variance_and_every_block_is_the_identity() -> N
 
 
 def test_gamma_falls_by_half_a_cosine() -> None:
-    cfg = r3gan.Config(gamma=2.0, gamma_end=0.2, decay_kimg=10.0)
-    found = [r3gan.gamma(cfg, nimg) for nimg in (0, 2500, 5000, 10000, 90000)]
-    assert found == pytest.approx([2.0, 2.0 - 1.8 * (1 - math.sqrt(0.5)) / 2, 1.1, 0.2, 0.2])
+    cfg, at = r3gan.Config(**SMALL, gamma=2.0, gamma_end=0.2, decay_kimg=10.0), (0, 2500, 5000, 10000, 90000)
+    torch.manual_seed(0)
+    nets, x = r3gan.build(cfg), torch.randn(4, 1, 16, 16)
+    r1 = []
+    for nimg in at:
+        p = Progress(nimg, 0, torch.Generator().manual_seed(0), x.device)
+        r1.append(r3gan.d_loss(nets, Batch(x), p, cfg)["D_r1"].item())
+    done = [0.0, (1 - math.sqrt(0.5)) / 2, 0.5, 1.0, 1.0]
+    assert [r / r1[0] for r in r1] == pytest.approx([1 - 0.9 * d for d in done], rel=1e-5)
+    # The learning rates fall to a quarter and β₂ rises, along the same curve.
+    for name, lr in (("G", 2e-4), ("D", 2e-4)):
+        optimizer = optim.make(r3gan.optimizers(cfg)[name], getattr(nets, name))
+        for nimg, d in zip(at, done, strict=True):
+            optim.adjust(optimizer, r3gan.optimizers(cfg)[name], nimg, 1)
+            (group,) = optimizer.param_groups
+            assert group["lr"] == pytest.approx(lr * (1 - 0.75 * d)) and group["betas"][0] == 0
+            assert group["betas"][1] == pytest.approx(0.9 + 0.09 * d)
+
+
+def test_the_average_and_the_augmentation_rise_with_the_burn_in() -> None:
+    train = resolve("r3gan", {"train.burn_in_kimg": 10.0}, ("resolution=16",)).train
+    done = [0.0, (1 - math.sqrt(0.5)) / 2, 0.5, 1.0, 1.0]
+    at = (0, 2500, 5000, 10000, 90000)
+    assert [half_life(train, nimg) for nimg in at] == pytest.approx([500_000 * d for d in done])
+    assert [strength(train, nimg) for nimg in at] == pytest.approx([0.3 * d for d in done])
+    chances = train.aug_pipe
+    assert isinstance(chances, dict)
+    assert chances["hue"] == 0.5 and chances["rotate"] == chances["cutout"] == 1 and len(chances) == 13
+    assert resolve("r3gan", {}, ("resolution=16",)).train.burn_in_kimg == 20_000
 
 
 def test_a_conditional_network_needs_its_classes_and_heeds_them() -> None:

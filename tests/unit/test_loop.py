@@ -10,7 +10,7 @@ from torch import nn
 from ganctl.errors import DivergedError, UsageError
 from ganctl.phase import SGD, Adam, Batch, Phase, Progress
 from ganctl.train import ema, optim
-from ganctl.train.loop import State, TrainConfig, crossed, drain, fit, networks, train_step
+from ganctl.train.loop import State, TrainConfig, crossed, drain, fit, half_life, networks, train_step
 
 
 @dataclass
@@ -106,9 +106,11 @@ def test_what_runs_after_an_update_runs_after_each_one():
 
 
 def test_the_average_has_its_half_life_and_copies_buffers():
-    assert ema.beta_of(10, 100, 10**9) == pytest.approx(0.5 ** (100 / 10_000))
+    assert ema.beta_of(10_000, 100) == pytest.approx(0.5 ** (100 / 10_000)) and ema.beta_of(0, 100) == 0
     # Early on it remembers a twentieth of what was seen.
-    assert ema.beta_of(10, 100, 1000) == pytest.approx(0.5 ** (100 / 50))
+    assert [half_life(config(ema_kimg=10), nimg) for nimg in (0, 1000, 10**9)] == [0, 50, 10_000]
+    for values in ({"ema_rampup": None}, {"init_from": "a-model"}):
+        assert half_life(config(ema_kimg=10, **values), 0) == 10_000
     a, b = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     b.weight.data += 1
     b.running_mean += 3
@@ -120,7 +122,7 @@ def test_the_average_has_its_half_life_and_copies_buffers():
     value, kimg = s.nets.G.weight.detach().clone(), 0.5
     for _ in range(5):
         train_step(s, [Phase("G", ("G",), g_loss)], stream, config(ema_kimg=kimg))
-        beta = ema.beta_of(kimg, 8, s.progress.nimg)
+        beta = ema.beta_of(half_life(config(ema_kimg=kimg), s.progress.nimg - 8), 8)
         value = beta * value + (1 - beta) * s.nets.G.weight.detach()
     assert torch.allclose(s.ema.weight, value, atol=1e-6)
 
@@ -198,7 +200,8 @@ def test_what_is_not_finite_stops_before_the_update(where: str):
         {"kimg": math.nan},
         {"keep": 0},
         {"seed": -1},
-        {"dtype": "fp8"},
+        {"ema_rampup": -0.1},
+        {"burn_in_kimg": math.inf},
         {"batch_gpu": 3},
         {"metric_every": 0},
     ],
@@ -206,6 +209,39 @@ def test_what_is_not_finite_stops_before_the_update(where: str):
 def test_numbers_of_training_are_checked(values: dict):
     with pytest.raises(ValueError, match=next(iter(values))):
         config(**values)
+
+
+def test_what_overflows_in_fp16_is_cut_and_logged_and_a_loss_is_not():
+    def bad(n: Nets, b: Batch, p: Progress) -> dict:
+        n.D.weight.register_hook(lambda g: torch.tensor([[math.inf, math.nan, 1.0]]))
+        return {"D_loss": n.D(b.x).float().mean() * (1.0 if p.nimg == 8 else math.nan)}
+
+    s, phases, stream = state(lr=1.0), [Phase("D", ("D",), bad)], batches()
+    before = s.nets.D.weight.detach().clone()
+    train_step(s, phases, stream, config(dtype="fp16"))
+    assert (before - s.nets.D.weight).tolist() == [[pytest.approx(1e5), 0.0, pytest.approx(1.0)]]
+    assert drain(s)["overflow"] == 1.0
+    with pytest.raises(DivergedError, match="D_loss is not finite"):
+        train_step(s, phases, stream, config(dtype="fp16"))
+    train_step(state(), [Phase("D", ("D",), d_loss)], stream, config(dtype="fp16"))
+
+
+def test_learning_rates_may_follow_the_images_seen():
+    """Constant, then falling to 0 at the end of the run: each step has the number of the images before it."""
+    spec = SGD(lambda nimg, total: 0.1 * min(1.0, 2 - 2 * nimg / total))
+    s, phases, stream, cfg = state(), [Phase("D", ("D",), d_loss)], batches(), config(kimg=0.08)
+    s.specs = {"D": spec}
+    rates = []
+    while s.progress.nimg < 80:
+        train_step(s, phases, stream, cfg)
+        rates.append(s.optimizers["D"].param_groups[0]["lr"])
+    assert rates == pytest.approx([0.1] * 6 + [0.08, 0.06, 0.04, 0.02])
+    # Corrected for lazy regularisation, they still do.
+    lazy, net = Adam(lambda nimg, _: 0.1 + nimg, 0.5, lambda nimg, _: 0.9).lazy(4), nn.Linear(2, 2)
+    optimizer = optim.make(lazy, net)
+    optim.adjust(optimizer, lazy, 1, 10)
+    group = optimizer.param_groups[0]
+    assert (group["lr"], *group["betas"]) == pytest.approx((1.1 * 0.8, 0.5**0.8, 0.9**0.8))
 
 
 def test_an_optimiser_refuses_numbers_with_a_sentence():

@@ -81,6 +81,10 @@ def test_gamma_is_the_weight_of_r1_wherever_there_is_one():
         ("dcgan", ("ngf=wide",), {}, "cannot use config of recipe 'dcgan'", ""),
         ("dcgan", ("glr=.inf",), {}, "cannot use config of recipe 'dcgan'", "less than inf"),
         ("dcgan", ("glr=1e39",), {}, "cannot use glr = 1e+39", ""),
+        ("dcgan", ("dtype=fp8",), {}, "cannot use train of recipe 'dcgan'", "'fp32', 'fp16' or 'bf16'"),
+        ("dcgan", (), {"train.dtype": "fp16"}, "cannot train dcgan in fp16", "--dtype bf16"),
+        ("stylegan2", ("clamp=null",), {"train.dtype": "fp16"}, "cannot train stylegan2 in fp16", "--set clamp=256"),
+        ("stylegan3", ("num_fp16_res=0",), {"train.dtype": "bf16"}, "cannot train stylegan3 in bf16", "num_fp16_res=4"),
         ("dcgan", ("batch=0",), {}, "cannot use train of recipe 'dcgan'", ""),
         ("lenet", (), {"config.glr": 1.0}, "cannot use --glr with lenet", ""),
         ("dcgan", (), {"config.r1_gamma": 1.0}, "cannot use --gamma with dcgan", ""),
@@ -103,6 +107,16 @@ def test_what_is_wrong_is_named_with_the_nearest_right_one(reference, settings, 
         resolve(reference, changes, settings)
     assert e.value.what.startswith(what) and e.value.why
     assert hint in e.value.hint or hint in e.value.why
+
+
+def test_half_precision_brings_its_clamp_unless_told_otherwise():
+    def found(*settings: str) -> tuple:
+        cfg = resolve("stylegan2", {}, settings).config
+        return cfg.clamp, cfg.num_fp16_res
+
+    assert found() == (None, None)
+    assert found("dtype=fp16") == found("dtype=bf16") == (256, 4)
+    assert found("dtype=bf16", "clamp=null", "num_fp16_res=1") == (None, 1)
 
 
 def test_faults_in_a_file_are_named(tmp_path: Path):
