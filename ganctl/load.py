@@ -264,6 +264,38 @@ def _convert(entry: catalog.ZooEntry, file: Path, folder: Path) -> None:
     write_bundle(folder, model=entry.model, config=to_plain(cfg), states=states, card=entry.card)
 
 
+def open_networks(ref: str, *, reporter: Reporter = SILENT) -> tuple[Bundle, "dict[str, dict[str, torch.Tensor]]"]:
+    """The bundle behind a reference, and the tensors of every network that training could go on from.
+
+    A zoo entry's bundle has only the network users get; the others are read from the authors' own file again. Raises
+    what `open_bundle` does.
+    """
+    bundle, _ = open_bundle(ref, reporter=reporter)
+    states = {net: bundle.state(net) for net in bundle.nets}
+    entry = catalog.entries().get(catalog.split_revision(ref)[0])
+    if entry is not None and entry.upstream and bundle.path == hub.upstream_bundle(entry):
+        file = hub.fetch_upstream(entry.name, entry.upstream, reporter=reporter)
+        states = {**_published(entry, file), **states}
+    return bundle, states
+
+
+def _published(entry: catalog.ZooEntry, file: Path) -> "dict[str, dict[str, torch.Tensor]]":
+    """The networks of an entry's family in the authors' file, under our names; of several alike, the first."""
+    from ganctl.io.pickles import read_torch
+    from ganctl.published.container import networks_in
+    from ganctl.published.openmmlab import order_of
+
+    where, module = f"cannot use weights {quoted(file.name)}", family(entry.model)
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for key, held in networks_in(read_torch(file), bgr=order_of(file.name) == "bgr"):
+        got = read_published(module, held, where)
+        for net, state in (got[1] if got else {}).items():
+            found.setdefault(average_name(net, key, public_net(module)), state)
+    if bad := [net for net, state in found.items() if not all(bool(t.isfinite().all()) for t in state.values())]:
+        raise WeightsError(where, f"{', '.join(bad)} holds NaN or infinity", "use another file")
+    return found
+
+
 def average_name(net: str, key: str, public: str) -> str:
     """The name of a network in a bundle: the public one under a key such as `G_ema` or `avgG` is a moving average."""
     return f"{net}_ema" if net == public and re.search(r"ema|avg|smooth", key, re.IGNORECASE) else net

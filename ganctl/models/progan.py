@@ -25,6 +25,8 @@ from ganctl.ranges import Count, Moment, Rate, Weight, Widths
 from ganctl.spec import Image
 
 POWER_OF_2 = True
+COUNTED = ("D",)
+"""Networks whose layers have numbers from the image on: other ones at another resolution."""
 TRAIN = {"batch": 16, "ema_kimg": 10, "ema_rampup": None, "kimg": 15000}
 """The average decays by 0.999 a step of 16 images (appendix A.1). Deviation: one batch size for every resolution."""
 

@@ -26,6 +26,8 @@ from ganctl.spec import Image, Label
 
 AUGMENTS = True
 POWER_OF_2 = True
+COUNTED = ("D",)
+"""Networks whose layers have numbers from the image on: other ones at another resolution."""
 AUGMENTATION = dict.fromkeys(SETS["bg"], 1.0) | dict.fromkeys(SETS["color"], 0.5) | {"cutout": 1.0}
 TRAIN = {"batch": 256, "ema_kimg": 500, "ema_rampup": None, "burn_in_kimg": 20000}
 TRAIN |= {"aug": "fixed", "aug_p": 0.3, "aug_pipe": AUGMENTATION}

@@ -30,6 +30,8 @@ from ganctl.ranges import Count, Moment, Rate, Weight, Widths
 from ganctl.spec import Image
 
 POWER_OF_2 = True
+COUNTED = ("D",)
+"""Networks whose layers have numbers from the image on: other ones at another resolution."""
 TRAIN = {"batch": 32, "ema_kimg": 10, "ema_rampup": None, "kimg": 25000}
 """Appendix C: 25 million images for FFHQ. Deviation: one batch size for every resolution."""
 

@@ -178,20 +178,30 @@ def prune(run: Path, keep: int, best: Best | None) -> None:
                     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def copy_matching(state: State, weights: Mapping[str, Mapping[str, torch.Tensor]]) -> tuple[int, list[str]]:
-    """Transfer: tensors of equal name and shape are taken over; the number taken, and the names left new."""
-    taken, new = 0, []
+def copy_matching(
+    state: State, weights: Mapping[str, Mapping[str, torch.Tensor]]
+) -> dict[str, tuple[list[str], list[str]]]:
+    """Transfer: tensors of equal name and shape are taken over. For each network the names taken, and those left new.
+
+    The average begins as the average that is given, else as the network. Raises WeightsError where nothing fits.
+    """
+    found = {}
     for name, net in networks(state.nets).items():
-        own = net.state_dict()
-        given = weights.get(name) or weights.get(f"{name}_ema") or {}
-        fit = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-        new += [f"{name}.{k}" for k in own if k not in fit]
-        taken += len(fit)
-        net.load_state_dict({**own, **fit})
-    if not taken:
+        taken, new = _copy(net, weights.get(name) or weights.get(f"{name}_ema") or {})
+        found[name] = (taken, new)
+    if not any(taken for taken, _ in found.values()):
         raise WeightsError("cannot start from these weights", "not one tensor has the name and shape of the recipe's")
-    state.ema.load_state_dict(next(iter(networks(state.nets).values())).state_dict())
-    return taken, new
+    public = next(iter(found))
+    state.ema.load_state_dict(getattr(state.nets, public).state_dict())
+    _copy(state.ema, weights.get(f"{public}_ema", {}))
+    return found
+
+
+def _copy(net: torch.nn.Module, given: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
+    own = net.state_dict()
+    fit = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    net.load_state_dict({**own, **fit})
+    return list(fit), [k for k in own if k not in fit]
 
 
 def check_space(run: Path, state: State) -> None:

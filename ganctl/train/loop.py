@@ -272,6 +272,11 @@ def cut(grads: list[Tensor]) -> None:
         torch.nan_to_num_(grad, nan=0.0, posinf=1e5, neginf=-1e5)
 
 
+def pace(cfg: TrainConfig) -> Pace:
+    """Five times as fast where a trained D goes on with other images (2006.06676, the authors' code)."""
+    return Pace(target=cfg.aug_target, kimg=100 if cfg.init_from else 500)
+
+
 def judge(state: State, cfg: TrainConfig) -> None:
     """Takes D's verdicts on the real images of a phase: they are logged, and move the strength of ada."""
     if not state.progress.verdicts:
@@ -282,7 +287,7 @@ def judge(state: State, cfg: TrainConfig) -> None:
         r_t = distributed.mean(r_t)
     note(state, {"D_sign": r_t})
     if cfg.aug == "ada":
-        state.ada = step(state.ada, float(r_t), cfg.batch, Pace(target=cfg.aug_target))
+        state.ada = step(state.ada, float(r_t), cfg.batch, pace(cfg))
         note(state, {"aug_p": torch.tensor(state.ada.p, device=r_t.device)})
 
 

@@ -218,7 +218,7 @@ def _open(plan: Plan, request: TrainRequest, device: Any, reporter: Reporter, on
         if start:
             scores = checkpoint.restore(start, state)
         elif plan.recipe.train.init_from:
-            _transfer(plan.recipe.train.init_from, state, plan.recipe, reporter)
+            transfer(plan.recipe.train.init_from, state, plan.recipe, reporter)
         session = Session(plan.recipe, plan.run, state, data, scores, reporter, on_tick, held)
         # Nothing is written before every rank has read what is there.
         distributed.barrier()
@@ -360,14 +360,46 @@ def frozen(module: Any, nets: Any, count: int) -> list[Any]:
     return layers[:count]
 
 
-def _transfer(reference: str, state: "State", recipe: Recipe, reporter: Reporter) -> None:
-    from ganctl.load import open_bundle
+def transfer(reference: str, state: "State", recipe: Recipe, reporter: Reporter) -> None:
+    from ganctl.load import family, open_networks
     from ganctl.train import checkpoint
 
-    bundle, _ = open_bundle(reference, reporter=reporter)
+    bundle, states = open_networks(reference, reporter=reporter)
     if bundle.model != recipe.model:
         why = f"it is a {bundle.model}"
         raise UsageError(f"cannot start {recipe.model} from {quoted(reference)}", why, "choose weights of its family")
-    taken, new = checkpoint.copy_matching(state, {net: bundle.state(net) for net in bundle.nets})
-    listed = ", ".join(new[:5]) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
-    reporter.note(f"started from {quoted(reference)}: {taken} tensors loaded, new: {listed or 'none'}")
+    if bundle.config.get("resolution") != recipe.plain()["config"].get("resolution"):
+        for net in getattr(family(recipe.model), "COUNTED", ()):
+            states.pop(net, None)
+    found = checkpoint.copy_matching(state, states)
+    loaded = ", ".join(f"{len(taken)} tensors of {net}" for net, (taken, _) in found.items() if taken)
+    new = [f"{net}.{name}" for net, (taken, left) in found.items() if taken for name in left]
+    bare = [net for net, (taken, _) in found.items() if not taken]
+    listed = ", ".join([*(f"all of {net}" for net in bare), *new[:5]])
+    listed += f" and {len(new) - 5} more" if new[5:] else ""
+    reporter.note(f"started from {quoted(reference)}: loaded {loaded}; new: {listed or 'none'}")
+    if untrained := [net for net in bare if any(True for _ in getattr(state.nets, net).parameters())]:
+        why = f"{', '.join(untrained)} begins untrained, and undoes at first what the other has learned"
+        reporter.warn(f"{quoted(reference)} brings no {', '.join(untrained)} that fits", why, "a run's folder has both")
+    if new and (wanted := _settings_of(bundle.config, recipe)):
+        reporter.warn(f"{quoted(reference)} has other sizes", f"{len(new)} tensors begin as new", f"pass {wanted}")
+
+
+def _settings_of(config: Mapping[str, Any], recipe: Recipe) -> str:
+    """The --set that give a recipe's networks the shapes of a bundle's, its images and classes apart."""
+    from ganctl.config import parse
+    from ganctl.load import family, skeleton
+    from ganctl.train.loop import networks
+
+    module = family(recipe.model)
+
+    def shapes(cfg: Any) -> Any:
+        return [{k: t.shape for k, t in net.state_dict().items()} for net in networks(skeleton(module, cfg)).values()]
+
+    own, plain, found = shapes(recipe.config), recipe.plain()["config"], []
+    for key in config.keys() & plain.keys() - {"resolution", "channels", "classes"}:
+        if config[key] != plain[key]:
+            with contextlib.suppress(UsageError):
+                other = parse(module.Config, {**plain, key: config[key]}, where="the bundle's config")
+                found += [f"--set {key}={config[key]}"] if shapes(other) != own else []
+    return " ".join(sorted(found))

@@ -194,7 +194,7 @@ def test_starting_from_another_models_weights(tmp_path: Path):
     first = train(request("gan", data, tmp_path / "a", "kimg=0.2"))
     notes: list[str] = []
     train(request("gan", data, tmp_path / "b", "kimg=0.04", f"init_from={tmp_path / 'a'}"), notes=notes)
-    assert notes == [f"started from '{tmp_path / 'a'}': 8 tensors loaded, new: none"]
+    assert notes == [f"started from '{tmp_path / 'a'}': loaded 4 tensors of G, 4 tensors of D; new: none"]
     # The run begins with exactly these weights, as its first snapshot shows, and says so in its recipe.
     begin = tmp_path / "b" / "snapshots" / "000000"
     for net in "GD":
@@ -203,8 +203,12 @@ def test_starting_from_another_models_weights(tmp_path: Path):
     assert read_yaml(tmp_path / "b" / "recipe.yaml", where="r").value["train"]["init_from"] == str(tmp_path / "a")
     notes.clear()
     wider = request("gan", data, tmp_path / "c", "kimg=0.04", f"init_from={tmp_path / 'a'}", "d_hidden=[8]")
-    train(wider, notes=notes)
-    assert notes[0].endswith("5 tensors loaded, new: D.main.0.weight, D.main.0.bias, D.main.2.weight")
+    warned: list[str] = []
+    train(wider, warnings=warned, notes=notes)
+    assert [w.splitlines()[1:] for w in warned] == [["3 tensors begin as new", "pass --set d_hidden=[16]"]]
+    assert notes[0].endswith(
+        "loaded 4 tensors of G, 1 tensors of D; new: D.main.0.weight, D.main.0.bias, D.main.2.weight"
+    )
     with pytest.raises(UsageError, match=r"cannot start vae from .* it is a gan"):
         train(request("vae", data, tmp_path / "d", f"init_from={tmp_path / 'a'}"))
 

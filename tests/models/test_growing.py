@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from ganctl.io.progress import SILENT
 from ganctl.load import load
 from ganctl.losses.regularizers import gradient_penalty
 from ganctl.models import progan, stylegan
-from ganctl.phase import Batch, Progress
+from ganctl.phase import Batch, Phase, Progress
+from ganctl.train.loop import State
 from ganctl.workflows.estimate import estimate
 from ganctl.workflows.recipe import resolve
 from ganctl.workflows.train import new_state, open_data
@@ -145,10 +147,30 @@ def test_training_goes_on_in_the_middle_of_a_fade(model: str, tmp_path: Path) ->
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
-def test_an_estimate_is_of_the_size_that_training_ends_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["progan", "stylegan", "stylegan2", "stylegan3", "r3gan"])
+def test_an_estimate_is_of_the_size_that_training_ends_with(model: str, tmp_path: Path) -> None:
     """At 4 px it would promise a small part of the time."""
     data = pictures(tmp_path / "data", n=8)
-    recipe = resolve("progan", {"data.path": str(data)}, request("progan", data, tmp_path / "run").settings)
+    recipe = resolve(model, {"data.path": str(data)}, request(model, data, tmp_path / "run").settings)
     state = new_state(recipe, torch.device("cpu"))
     found = estimate(recipe, open_data(recipe, 1, SILENT), state, lambda: True)
-    assert state.nets.G.lod == 0 and found["kimg"] == 1 and found["sec_per_kimg"] > 0
+    assert found["kimg"] == 1 and found["seconds"] == pytest.approx(found["sec_per_kimg"], abs=0.06)
+    assert found["sec_per_kimg"] > 0 and found["memory_gib"] > 0.05 and found["eta"].endswith("s")
+    if model in ("progan", "stylegan"):
+        assert next(v for k, v in state.nets.G.state_dict().items() if k.endswith("lod")) == 0
+
+
+def test_an_estimate_counts_each_phase_as_often_as_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """StyleGAN2's penalties run once in 16 and 4 steps: a clock that each phase moves by so many seconds tells."""
+    data, clock = pictures(tmp_path / "data", n=8), [0.0]
+    cost = {"D": 1.0, "D_r1": 16.0, "G": 2.0, "G_pl": 8.0}
+    monkeypatch.setattr("ganctl.workflows.estimate.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def spent(state: State, phase: Phase, batch: object, cfg: object) -> None:
+        clock[0] += cost[phase.name]
+
+    monkeypatch.setattr("ganctl.train.loop.run_phase", spent)
+    recipe = resolve("stylegan2", {"data.path": str(data)}, request("stylegan2", data, tmp_path / "run").settings)
+    found = estimate(recipe, open_data(recipe, 1, SILENT), new_state(recipe, torch.device("cpu")), lambda: False)
+    # 1 + 16 / 16 + 2 + 8 / 4 seconds for 8 images.
+    assert found["sec_per_kimg"] == pytest.approx(6 / 8 * 1000)

@@ -11,7 +11,11 @@ import torch
 from PIL import Image
 
 from ganctl.io.bundle import Bundle, read_bundle
+from ganctl.io.progress import Reporter
 from ganctl.load import network
+from ganctl.workflows.recipe import resolve
+from ganctl.workflows.train import new_state, transfer
+from tests.cli.runs import pictures
 from tests.cli.test_convert_published import SG2, SG3, TF, draws
 from tests.conftest import golden
 from tests.layouts import companion, openmmlab_names, rosinality_generator, tf_pickle
@@ -94,6 +98,42 @@ def sampled_offline(world: World, bundle: Bundle) -> None:
         found = np.asarray(Image.open(world.folder / path)).astype(int)
         assert np.abs(found - ((image.permute(1, 2, 0) + 1) * 127.5).numpy()).max() <= 1
     assert (bundle.path / "model.json").stat().st_mtime_ns == written
+
+
+def test_training_begins_from_all_that_the_authors_file_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, data = published(SG2)
+    entry(world, "tiny", "stylegan2", file, data, form="nvidia-pickle", net="G_ema")
+    images = pictures(world.folder / "images", n=8, size=(32, 32), mode="RGB")
+    sizes = ("channel_base=512", "channel_max=24", "z_dim=32", "w_dim=32")
+    options = [f"--set={s}" for s in (*sizes, "batch=4", "kimg=0.004", "resolution=32")]
+    done = world.run("train", "stylegan2-ada", str(images), "-o", "run", "--init-from", "tiny", *options)
+    assert done.returncode == 0, done.stderr
+    assert "started from 'tiny': loaded 75 tensors of G, 37 tensors of D; new: all of path" in done.stderr
+    assert "warning" not in done.stderr.replace("tiny is for non-commercial", "")
+    begun = read_bundle(world.folder / "run" / "snapshots" / "000000")
+    for net in ("G", "D", "G_ema"):
+        theirs, ours = companion(SG2, net), begun.state(net)
+        assert all(torch.equal(theirs[k].float(), ours[k].float()) for k in ours), net
+    assert json.loads((begun.path / "resume" / "state.json").read_text())["ada"]["p"] == 0
+    # One file has been asked for, once; from here on other sizes load what fits.
+    assert world.hub.gets(f"/upstream/{file}") == 1
+    for name in ("HF_HOME", "GANCTL_CACHE", "GANCTL_ZOO"):
+        monkeypatch.setenv(name, world.env[name])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    taken, new, hints = loaded("tiny", (*sizes, "resolution=16", "mapping_layers=3", "classes=3"))
+    assert taken == "loaded 55 tensors of G, 23 tensors of D"
+    assert "G.mapping.fc0.weight" in new and hints == ["pass --set mapping_layers=2"]
+
+
+def loaded(name: str, settings: tuple[str, ...]) -> tuple[str, str, list[str]]:
+    """What a transfer says: what is loaded, what is new, and what would help."""
+    notes: list[str] = []
+    hints: list[str] = []
+    recipe = resolve("stylegan2", {"train.init_from": name}, settings)
+    reporter = Reporter(note=notes.append, warn=lambda *parts: hints.append(parts[2]))
+    transfer(name, new_state(recipe, torch.device("cpu")), recipe, reporter)
+    taken, new = notes[-1].removeprefix(f"started from '{name}': ").split("; new: ")
+    return taken, new, hints
 
 
 def test_what_is_not_the_published_file(world: World) -> None:
