@@ -164,8 +164,11 @@ def plan(request: SampleRequest) -> Plan:
     if kind == "file" and count != 1 and not columns and not request.latents and not mix:
         what = f"cannot write {count} images to {quoted(path)}"
         raise UsageError(what, "one file holds one image", "use a folder or .zip")
-    if kind == "stream" and request.save_latents:
-        raise UsageError("cannot use --save-latents with -o -", "latents need files beside the images", "use a folder")
+    if request.save_latents and (kind == "stream" or found.sheet_only):
+        where = "-o -" if kind == "stream" else "a grid alone"
+        raise UsageError(f"cannot use --save-latents with {where}", "latents lie beside the images", "use a folder")
+    if request.subdirs and kind == "file":
+        raise UsageError(f"cannot use --subdirs with {quoted(path)}", "it is one file", "use a folder or .zip")
     check_name(request.model)
     if path is not None:
         check_writable(path, folder=kind == "folder")

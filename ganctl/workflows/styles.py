@@ -51,7 +51,8 @@ class Style:
             raise UsageError(f"cannot use --trunc {self.trunc:g}", why, "usual are 0.5 to 1")
         if self.trunc_cutoff is not None and self.trunc_cutoff < 0:
             raise UsageError(f"cannot use --trunc-cutoff {self.trunc_cutoff}", "it is a number of layers")
-        parse_layers(self.noise_layers, "--noise-layers")
+        if parse_layers(self.noise_layers, "--noise-layers") and self.noise_mode == "none":
+            raise UsageError("cannot use --noise-layers with --noise-mode none", "no layer adds noise then", "keep one")
         self.shift()
         if self.rotate is not None and not (math.isfinite(self.rotate) and abs(self.rotate) <= MAX_TURN):
             raise UsageError(f"cannot use --rotate {self.rotate:g}", f"it is degrees, -{MAX_TURN:g} to {MAX_TURN:g}")
@@ -104,6 +105,13 @@ class Style:
         if self.trunc_cutoff is not None and self.trunc_cutoff > (layers := shapes(model)["w"][0]):
             why = f"{quoted(model.name)} has {layers} layers"
             raise UsageError(f"cannot use --trunc-cutoff {self.trunc_cutoff}", why)
+        psi, count = self.psi(model.card), len(noise_maps(model.net))
+        if self.trunc_cutoff is not None and psi == 1:
+            hint = "pass --trunc too, such as 0.7"
+            raise UsageError(f"cannot use --trunc-cutoff {self.trunc_cutoff}", "nothing is truncated", hint)
+        noise = f"--noise-mode {self.noise_mode}" if self.noise_layers is None else "--noise-layers"
+        if not count and (self.noise_layers is not None or self.noise_mode in ("random", "none")):
+            raise UsageError(f"cannot use {noise}", f"{quoted(model.name)} adds no noise", "leave it out")
         if self.translate is not None or self.rotate is not None:
             transformed = getattr(family(model.model), "transformed", None)
             if transformed is None:
@@ -112,10 +120,10 @@ class Style:
                 raise UsageError(what, why, "leave it out: it is for StyleGAN3")
             transformed(model.net, self.shift(), self.rotate or 0.0)
         layers = parse_layers(self.noise_layers, "--noise-layers")
-        if layers is not None and layers[-1] >= (count := len(noise_maps(model.net))):
+        if layers is not None and layers[-1] >= count:
             why = f"{quoted(model.name)} has {count} layers with noise"
             raise UsageError(f"cannot use --noise-layers {quoted(self.noise_layers)}", why)
-        return Drawing(self.psi(model.card), self.trunc_cutoff, self.noise_mode or "const", layers)
+        return Drawing(psi, self.trunc_cutoff, self.noise_mode or "const", layers)
 
 
 def parse_layers(text: str | None, option: str) -> tuple[int, ...] | None:

@@ -232,6 +232,10 @@ def read_revision(file: str) -> str:
         ({"trunc": 1e6}, "it must be a number from -100 to 100"),
         ({"trunc_cutoff": -1}, "cannot use --trunc-cutoff -1"),
         ({"trunc_cutoff": 7}, "has 6 layers"),
+        ({"trunc_cutoff": 2}, "nothing is truncated pass --trunc too"),
+        ({"noise_layers": "1", "noise_mode": "none"}, "no layer adds noise then"),
+        ({"grid": "2x1", "save_latents": True, "out": "x.png"}, "cannot use --save-latents with a grid alone"),
+        ({"subdirs": True, "out": "x.png"}, "cannot use --subdirs with 'x.png'"),
         ({"classes": "1"}, "was not trained on classes"),
         ({"noise_layers": "3-5"}, "has 5 layers with noise"),
         ({"noise_layers": "a"}, "write it as --noise-layers 0-6"),
@@ -313,8 +317,9 @@ def test_a_plane_is_moved_and_turned(tiny: Tiny, tmp_path: Path) -> None:
     transformed(net, (0.25, -0.5), 90.0)
     assert same(net_pixels(net, w), pixels(found["path"])) and not same(still, pixels(found["path"]))
     assert told(moved)[0]["status"] == "exists"
-    # There is no noise to choose, and the modes agree.
-    assert same(drawn(replace(request, noise_mode="random", out=str(tmp_path / "random")))[0], still)
+    for options in ({"noise_mode": "random"}, {"noise_mode": "none"}, {"noise_layers": "0"}):
+        with pytest.raises(UsageError, match=r"cannot use --noise-.*\. '.*tiny-stylegan3' adds no noise"):
+            run(replace(request, out=str(tmp_path / "other"), **options))
 
 
 def test_a_model_without_w_refuses_what_needs_one(lively: Tiny, tmp_path: Path) -> None:
