@@ -88,6 +88,8 @@ def tf_generator(name: str, state: Mapping[str, Tensor], kwargs: Mapping[str, An
             own["dlatent_avg"] = value
         elif match := re.fullmatch(r"mapping\.fc(\d+)\.(\w+)", key):
             mapping[f"Dense{match[1]}/{match[2]}"] = value.T
+        elif key == "mapping.embed.weight":  # classes as StyleGAN2 itself has them
+            mapping["LabelConcat/weight"] = value.T
         elif key == "synthesis.b4.const":
             synthesis["4x4/Const/const"] = value[None]
         elif layer and layer[3] == "noise_const":

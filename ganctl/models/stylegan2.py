@@ -19,7 +19,7 @@ from ganctl.losses.regularizers import balanced_consistency, logits_and_penalty,
 from ganctl.nn.clip import clip
 from ganctl.nn.equalized import Activation, EqualizedLinear, activate
 from ganctl.nn.layers import numpy_prior
-from ganctl.nn.mapping import Mapping
+from ganctl.nn.mapping import Mapping, one_hot
 from ganctl.nn.minibatch_std import minibatch_std
 from ganctl.nn.modulated import modulated_conv2d
 from ganctl.nn.noise import Draw, drawn_by
@@ -58,6 +58,8 @@ class Config:
     """1 grey, 3 colour."""
     classes: Count | None = None
     """None: unconditional. Else G and D take a class (2006.06676, appendix D: projection in D)."""
+    joint_labels: bool = False
+    """Classes as in StyleGAN2's own code: G normalises z and the class's vector together, D has a logit for each."""
     z_dim: Count = 512
     """Dimension of z."""
     w_dim: Count = 512
@@ -285,7 +287,8 @@ class Generator(nn.Module):
         self.c = Label(cfg.classes) if cfg.classes else None
         self.z_dim = cfg.z_dim
         self.synthesis = Synthesis(cfg)
-        self.mapping = Mapping(cfg.z_dim, cfg.classes, cfg.w_dim, cfg.mapping_layers, cfg.mapping_lr, cfg.w_beta)
+        sizes = cfg.z_dim, cfg.classes, cfg.w_dim, cfg.mapping_layers
+        self.mapping = Mapping(*sizes, cfg.mapping_lr, cfg.w_beta, joint=cfg.joint_labels)
 
     def prior(self, seeds: Sequence[int]) -> Float[Tensor, "n z"]:
         return numpy_prior(seeds, self.z_dim)
@@ -352,7 +355,7 @@ class Epilogue(nn.Module):
         self.fromrgb = Conv(cfg.channels, n, 1) if cfg.d_architecture == "skip" else None
         self.conv = Conv(n + cfg.mbstd_channels, n, 3, clamp=cfg.clamp)
         self.fc = EqualizedLinear(16 * n, n, activation="lrelu")
-        self.out = EqualizedLinear(n, n if cfg.classes else 1)
+        self.out = EqualizedLinear(n, (cfg.classes if cfg.joint_labels else n) if cfg.classes else 1)
 
     def forward(self, x: Float[Tensor, "n i 4 4"], image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n o"]:
         # In float32: minibatch deviations are small differences.
@@ -364,7 +367,10 @@ class Epilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Image (and class) to a logit [N]: with classes, the inner product of features and mapped class, over √d."""
+    """Image (and class) to a logit [N]: with classes, the inner product of features and mapped class, over √d.
+
+    With `joint_labels` it is the class's own logit (Mescheder et al. 2018, arXiv:1801.04406, sec. 5).
+    """
 
     def __init__(self, cfg: Config) -> None:
         super().__init__()
@@ -372,7 +378,8 @@ class Discriminator(nn.Module):
         for side in self.sides:
             self.add_module(f"b{side}", DiscriminatorBlock(cfg, side))
         self.b4 = Epilogue(cfg)
-        self.mapping = Mapping(0, cfg.classes, n, cfg.d_mapping_layers, 0.01) if cfg.classes else None
+        self.classes, mapped = cfg.classes, cfg.classes and not cfg.joint_labels
+        self.mapping = Mapping(0, cfg.classes, n, cfg.d_mapping_layers, 0.01) if mapped else None
 
     def forward(self, x: Float[Tensor, "n c h w"], c: Int[Tensor, " n"] | None = None) -> Float[Tensor, " n"]:
         y, image = None, x
@@ -382,6 +389,8 @@ class Discriminator(nn.Module):
         if self.mapping is not None:
             mapped = self.mapping(None, c)
             logits = logits * mapped / math.sqrt(mapped.shape[1])
+        elif (chosen := one_hot(c, self.classes)) is not None:
+            logits = logits * chosen
         return logits.sum(1)
 
 

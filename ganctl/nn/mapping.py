@@ -28,17 +28,28 @@ class Mapping(nn.Module):
     """z and class to w: both normalised, joined, through fully connected layers (Karras et al. 2019, fig. 1b).
 
     `lr` is their learning rate as a share of the others', `beta` the decay of w_avg, the running mean of w. A
-    discriminator's mapping of the class has no z (`z_dim` 0) and no running mean (`beta` None).
+    discriminator's mapping of the class has no z (`z_dim` 0) and no running mean (`beta` None). `joint`: the class has
+    a vector of z's dimension, and both are normalised together.
     """
 
     def __init__(
-        self, z_dim: int, classes: int | None, w_dim: int, layers: int, lr: float, beta: float | None = None
+        self,
+        z_dim: int,
+        classes: int | None,
+        w_dim: int,
+        layers: int,
+        lr: float,
+        beta: float | None = None,
+        *,
+        joint: bool = False,
     ) -> None:
         super().__init__()
-        self.classes, self.layers, self.beta = classes, layers, beta
+        self.classes, self.layers, self.beta, self.joint = classes, layers, beta, joint
         if classes:
-            self.embed = EqualizedLinear(classes, w_dim)
-        inputs = z_dim + (w_dim if classes else 0)
+            self.embed = nn.Linear(classes, z_dim, bias=False) if joint else EqualizedLinear(classes, w_dim)
+            if joint:
+                nn.init.normal_(self.embed.weight)
+        inputs = z_dim + (self.embed.weight.shape[0] if classes else 0)
         for i in range(layers):
             self.add_module(f"fc{i}", EqualizedLinear(w_dim if i else inputs, w_dim, lr=lr, activation="lrelu"))
         if beta is not None:
@@ -48,9 +59,9 @@ class Mapping(nn.Module):
         self, z: Float[Tensor, "n z"] | None, c: Int[Tensor, " n"] | None = None, *, track: bool = False
     ) -> Float[Tensor, "n w"]:
         """`track` moves the running mean towards the batch's, over all ranks."""
-        parts = [] if z is None else [normalized(z)]
         y = one_hot(c, self.classes)
-        x = torch.cat(parts if y is None else [*parts, normalized(self.embed(y))], 1)
+        parts = [part for part in (z, None if y is None else self.embed(y)) if part is not None]
+        x = normalized(torch.cat(parts, 1)) if self.joint else torch.cat([normalized(part) for part in parts], 1)
         for i in range(self.layers):
             x = self.get_submodule(f"fc{i}")(x)
         if track and self.beta is not None:

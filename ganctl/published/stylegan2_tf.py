@@ -26,6 +26,10 @@ def from_tensorflow(net: TfNetwork) -> Networks | None:
     a = Arguments({k: v for k, v in net.kwargs.items() if v is not None}, what)
     side = a.count("resolution", 1024)
     cfg = _generator_config(a, found, side) if is_g else _discriminator_config(a, net.function, found, side)
+    # StyleGAN2-ADA embeds classes; StyleGAN2 itself concatenated them in G, and gave D a logit for each.
+    if cfg["classes"]:
+        embedded = any("LabelEmbed" in key for key in found)
+        cfg["joint_labels"] = "mapping/LabelConcat/weight" in found if is_g else not embedded
     a.done()
     return cfg, {"G": _generator(found, side, what)} if is_g else {"D": _discriminator(found, side, what)}
 
@@ -106,6 +110,7 @@ _MODULATED: tuple[tuple[str, str, Callable[[Tensor], Tensor]], ...] = (
 _TF_GENERATOR: tuple[Rule, ...] = (
     ("dlatent_avg", "mapping.w_avg", _same),
     (r"mapping/LabelEmbed/weight", "mapping.embed.weight", torch.t),
+    (r"mapping/LabelConcat/weight", "mapping.embed.weight", torch.t),
     (r"mapping/LabelEmbed/bias", "mapping.embed.bias", _same),
     (r"mapping/Dense(\d+)/weight", r"mapping.fc\1.weight", torch.t),
     (r"mapping/Dense(\d+)/bias", r"mapping.fc\1.bias", _same),
@@ -164,8 +169,6 @@ def _renamed(found: Mapping[str, Tensor], rules: Sequence[Rule], what: str) -> d
 
 
 def _generator(found: Mapping[str, Tensor], side: int, what: str) -> dict[str, Tensor]:
-    if any("LabelConcat" in k for k in found):
-        raise Refused(f"{what} is conditional without a label embedding, as no network here is")
     tensors = _renamed(_levels(found, "synthesis/", "ToRGB", side), _TF_GENERATOR, what)
     return with_filters(tensors)
 

@@ -15,6 +15,7 @@ from ganctl.io.pickle_machine import Refused
 from ganctl.io.pickles import PersistedModule, TfNetwork, read_torch
 from ganctl.load import family, skeleton
 from ganctl.models import progan, stylegan
+from ganctl.models import stylegan2 as models
 from ganctl.published import stylegan2, stylegan3
 from ganctl.published.container import Held, networks_in, training_card
 from tests.conftest import golden
@@ -130,6 +131,31 @@ def test_tensorflow_pickles(tmp_path: Path, protocol: int) -> None:
     assert (config["clamp"], config["num_fp16_res"], config["w_beta"]) == (None, 0, 0.995)
     d, _ = read(found["D"])
     assert (d["mbstd_group"], d["d_architecture"], d["channel_base"]) == (4, "resnet", 512)
+
+
+def test_classes_of_stylegan2_itself(tmp_path: Path) -> None:
+    """z and the class's vector are normalised together; D has a logit for each class."""
+    sizes = {"z_dim": 6, "w_dim": 6, "mapping_layers": 2, "channel_base": 64, "channel_max": 8}
+    nets = models.build(models.Config(resolution=8, classes=3, joint_labels=True, **sizes))
+    kwargs = {"resolution": 8, "label_size": 3, "fmap_base": 32, "fmap_max": 8}
+    data = tf_pickle(nets.G.state_dict(), nets.D.state_dict(), nets.G.state_dict(), **kwargs)
+    found = held(read_torch(write(tmp_path / "tf.pkl", data)))
+    (g, G), (d, D) = read(found["G_ema"]), read(found["D"])
+    assert g.items() >= {"classes": 3, "joint_labels": True, "z_dim": 6}.items() and d["joint_labels"] is True
+    same(G["G"], nets.G.state_dict(), 1e-6)
+    same(D["D"], nets.D.state_dict())
+    z, c = nets.G.prior([1, 2]), torch.tensor([2, 0])
+    with torch.no_grad():
+        x = torch.cat([z, G["G"]["mapping.embed.weight"].T[c]], 1)
+        x = x / x.square().mean(1, keepdim=True).sqrt()
+        for i, inputs in enumerate((12, 6)):
+            weight, bias = (0.01 * G["G"][f"mapping.fc{i}.{name}"] for name in ("weight", "bias"))
+            x = torch.nn.functional.leaky_relu(x @ weight.T / inputs**0.5 + bias, 0.2) * 2**0.5
+        torch.testing.assert_close(nets.G.map(z, c)[:, 0], x)
+        image = torch.randn(1, 3, 8, 8)
+        logits = [nets.D(image, torch.tensor([k])) for k in range(3)]
+        torch.testing.assert_close(torch.cat(logits), nets.D.b4(*nets.D.b8(None, image))[0])
+    assert nets.D.mapping is None and len(set(map(float, logits))) == 3
 
 
 def test_a_network_that_once_grew_has_the_plain_architecture(tmp_path: Path) -> None:
