@@ -43,7 +43,9 @@ def read_pickle(path: Path, where: str) -> tuple[dict[str, np.ndarray], int | No
     inner = value.get("fid", value)
     if not isinstance(inner, dict) or not {"mu", "sigma"} <= inner.keys():
         names = ", ".join(quoted(k) for k in list(value)[:5])
-        raise UsageError(where, f"it holds {names or 'nothing'}, and no statistics that ganctl knows", HINT)
+        network = not {"G", "G_ema"}.isdisjoint(value)
+        hint = "a network becomes a model by: ganctl convert FILE -o BUNDLE/" if network else HINT
+        raise UsageError(where, f"it holds {names or 'nothing'}, and no statistics that ganctl knows", hint)
     arrays = {k: _array(inner[k], k, where) for k in ("mu", "sigma")}
     return arrays, _count(value.get("num_images"), where)
 

@@ -142,7 +142,7 @@ def parse_layers(text: str | None, option: str) -> tuple[int, ...] | None:
 
 def without_w(option: str, model: "Model") -> UsageError:
     """The refusal of an option that needs a space W."""
-    why = f"{quoted(model.name)} is a {model.model}, which has no latent space W"
+    why = f"{quoted(model.name)} is of the family {model.model}, which has no latent space W"
     return UsageError(f"cannot use {option}", why, "leave it out: it is for the StyleGAN family")
 
 

@@ -141,7 +141,7 @@ def test_classes_that_are_none_and_a_model_without_w(classes: InterpolateRequest
     for options, option in (({"space": "w"}, "--space w"), ({"trunc": 0.7}, "--trunc")):
         with pytest.raises(UsageError, match=f"cannot use {option}") as e:
             run(replace(classes, model=model, **options))
-        assert e.value.why == f"'{model}' is a dcgan, which has no latent space W"
+        assert e.value.why == f"'{model}' is of the family dcgan, which has no latent space W"
 
 
 def test_the_command_line(ganctl: Shell, styled: Tiny) -> None:

@@ -329,5 +329,5 @@ def test_a_model_without_w_refuses_what_needs_one(lively: Tiny, tmp_path: Path) 
             run(SampleRequest(model=model, out=str(tmp_path), device="cpu", **options))
         option = f"--{next(iter(options)).replace('_', '-')}"
         assert e.value.what == f"cannot use {option}"
-        assert e.value.why == f"'{model}' is a dcgan, which has no latent space W" and e.value.hint
+        assert e.value.why == f"'{model}' is of the family dcgan, which has no latent space W" and e.value.hint
     assert not list(tmp_path.iterdir())

@@ -156,6 +156,7 @@ def test_what_are_no_statistics_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=why) as caught:
         read_stats(path)
     assert caught.value.code == 2
+    assert ("ganctl convert" in caught.value.hint) == (name == "a network")
     with pytest.raises(UsageError, match=r"(?i)no such file"):
         read_stats(tmp_path / f"none{suffix}")
 
