@@ -15,7 +15,7 @@ from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import log_loss_d, non_saturating_g
 from ganctl.nn.layers import Uniform, dropout, init_normal, numbered_convs, uniform_from
-from ganctl.nn.norm import NORMS, BatchNorm
+from ganctl.nn.norm import NORMS, BatchNorm, without_statistics
 from ganctl.nn.patchgan import PatchGAN
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate, Weight
@@ -208,7 +208,7 @@ def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str
         "norm": "batch" if batch_norm else "instance",
         "dropout": batch_norm,
     }
-    return cfg, {"G": dict(state) if batch_norm else _without_statistics(state)}
+    return cfg, {"G": dict(state) if batch_norm else without_statistics(state)}
 
 
 def _patchgan(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
@@ -217,8 +217,4 @@ def _patchgan(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, di
         return None
     batch_norm = "model.3.weight" in state
     cfg = {"ndf": convs[0].shape[0], "n_layers": len(convs) - 2, "norm": "batch" if batch_norm else "instance"}
-    return cfg, {"D": dict(state) if batch_norm else _without_statistics(state)}
-
-
-def _without_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k: v for k, v in state.items() if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    return cfg, {"D": dict(state) if batch_norm else without_statistics(state)}

@@ -1,6 +1,6 @@
 """Batch normalisation whose statistics cover the whole batch, however many ranks hold it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -71,9 +71,24 @@ def rank_mean(x: Tensor) -> Tensor:
     return x
 
 
+@torch.no_grad()
+def from_all_ranks(x: Tensor) -> Tensor:
+    """The rows of every rank's x, in the order of the ranks; x itself where there is one process. Without gradients."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+    return x
+
+
 def instance_norm(channels: int) -> nn.Module:
     """Ulyanov et al. 2016, without affine parameters: nothing to store, statistics always come from the image."""
     return nn.InstanceNorm2d(channels)
+
+
+def without_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without what instance norms of old versions of PyTorch programs stored and never used."""
+    return {k: v for k, v in state.items() if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))}
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": BatchNorm, "instance": instance_norm}

@@ -401,3 +401,20 @@ def test_the_sample_that_came_with_the_dcgan_looks_like_ours(tmp_path: Path) -> 
         ours = (G.sample(G.prior(range(64))) + 1) / 2
     dark = sum(theirs.histogram()[:64]) / (theirs.width * theirs.height)
     assert abs(float((ours < 0.25).float().mean()) - dark) < 0.15
+
+
+def test_a_published_cyclegan_file_converts_and_translates(ganctl: Shell, tmp_path: Path) -> None:
+    """latest_net_G.pth: one direction, with the statistics that old instance norms stored."""
+    module = family("cyclegan")
+    state = module.build(module.Config(resolution=32, ngf=4, ndf=4, res_blocks=2, pool=1)).G.state_dict()
+    one = {k.removeprefix("AtoB."): v for k, v in state.items() if k.startswith("AtoB.")}
+    stale = {f"model.2.{k}": torch.ones(4) for k in ("running_mean", "running_var")}
+    saved(tmp_path / "latest_net_G.pth", {**one, **stale})
+    Image.new("RGB", (13, 6), (200, 90, 20)).save(tmp_path / "a.png")
+    ganctl.ok("convert", tmp_path / "latest_net_G.pth", "-o", tmp_path / "b")
+    config = read_bundle(tmp_path / "b").config
+    assert (config["both_ways"], config["res_blocks"], config["ngf"]) == (False, 2, 4)
+    assert same(tmp_path / "b", "G", {f"AtoB.{k}": v for k, v in one.items()})
+    ganctl.ok("translate", tmp_path / "b", tmp_path / "a.png", "-o", tmp_path / "c.png")
+    with Image.open(tmp_path / "c.png") as made:
+        assert made.size == (13, 6)
