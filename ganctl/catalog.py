@@ -78,7 +78,7 @@ class Upstream:
 
     url: str
     sha256: str
-    """Full, or its published beginning."""
+    """Full, or its published beginning, or empty where none was published: the first download is then remembered."""
     format: str
     bytes: int = 0
     net: str = ""
@@ -333,7 +333,7 @@ class _Reader:
         return HubFile(got.get("repo", ""), got.get("revision", ""), file, got.get("sha256", ""), size, net)
 
     def upstream(self, path: tuple, value: Any) -> Upstream | None:
-        if self.keys(path, value, ("url", "sha256", "format", "bytes", "net"), ("url", "sha256", "format")) is None:
+        if self.keys(path, value, ("url", "sha256", "format", "bytes", "net"), ("url", "format")) is None:
             return None
         url, form = value.get("url"), value.get("format")
         if "url" in value and (why := _url_fault(url)):

@@ -78,7 +78,12 @@ def verify(names: Names = None) -> None:
     from ganctl.workflows.zoo import verify as run
 
     request = VerifyRequest(names=tuple(names or ()))
-    show.execute(run, request, line=lambda r: f"{r['name']}\t{r['status']}\t{r['sha256']}", bare=lambda r: r["name"])
+    show.execute(
+        run,
+        request,
+        line=lambda r: f"{r['name']}\t{r['status']}\t{r['sha256']}\t{r['hash'] or '-'}",
+        bare=lambda r: r["name"],
+    )
 
 
 @app.command()

@@ -1,9 +1,16 @@
-"""Roads to weights outside the package: the Hub's cache and client, and the authors' files; all are hash-checked."""
+"""Roads to weights outside the package: the Hub's cache and client, and the authors' files; all are hash-checked.
+
+A hash that nobody published is that of the first download, remembered in the user's lock file (trust on first use).
+"""
 
 import contextlib
+import errno
 import hashlib
+import json
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -11,9 +18,12 @@ from urllib.parse import urlsplit
 from ganctl.catalog import COMMIT, HubFile, Upstream, ZooEntry
 from ganctl.errors import GanctlError, UsageError, WeightsError, quoted
 from ganctl.io.bundle import read_bundle
-from ganctl.io.files import atomic_write, cache_root, sha256
-from ganctl.io.network import MissingFileError, UnreachableError, download_to, hub_requests, offline
+from ganctl.io.files import atomic_write, cache_root, sha256, write_error
+from ganctl.io.network import SEE_INFO, MissingFileError, UnreachableError, download_to, hub_requests, offline
 from ganctl.io.progress import SILENT, Reporter
+
+WEIGHTS = (b"\x80", b"PK")
+"""How a pickle and an archive of torch.save begin."""
 
 
 def not_cached(name: str) -> WeightsError:
@@ -79,10 +89,18 @@ def fetch_hub(name: str, hub: HubFile, *, reporter: Reporter = SILENT) -> Path:
     return path
 
 
-def _differs(name: str, path: Path, expected: str, *, found: str = "") -> WeightsError:
+def _differs(name: str, path: Path, expected: str, *, how: str = "", found: str = "") -> WeightsError:
+    what, found = f"cannot use weights {quoted(path.name)} of {name}", found or file_digest(path)
+    if "first seen" in how:
+        return WeightsError(
+            what,
+            f"its sha256 is {found}, and was {expected} when it was {how[how.index('first seen') :]}",
+            f"if its authors replaced it, remove the line of {expected[:8]} from {quoted(lock_file())}, then "
+            f"ganctl zoo rm {name} --yes && ganctl zoo pull {name}; else report it",
+        )
     return WeightsError(
-        f"cannot use weights {quoted(path.name)} of {name}",
-        f"its sha256 is {found or file_digest(path)}, the zoo says {expected}",
+        what,
+        f"its sha256 is {found}, the zoo says {expected}",
         f"try once more: ganctl zoo pull {name}; if it stays, report it: these are not the weights that were published",
     )
 
@@ -194,32 +212,128 @@ def _cached_file(repo: str, revision: str) -> Path | None:
 
 def upstream_file(upstream: Upstream) -> Path:
     """Where a download of the authors' file is kept, whether it is there or not."""
-    return cache_root() / "upstream" / upstream.sha256 / urlsplit(upstream.url).path.rpartition("/")[2]
+    return cache_root() / "upstream" / _key(upstream) / urlsplit(upstream.url).path.rpartition("/")[2]
 
 
 def upstream_bundle(entry: ZooEntry) -> Path:
     """Where the bundle converted from it is kept. Its name holds the hash, so a new pin is a new folder."""
     assert entry.upstream is not None
-    return cache_root() / "bundles" / f"{entry.name}-{entry.upstream.sha256[:16]}"
+    return cache_root() / "bundles" / f"{entry.name}-{_key(entry.upstream)[:16]}"
+
+
+def _key(upstream: Upstream) -> str:
+    """Names a file in the cache: its published hash, or where there is none, the hash of its address."""
+    return upstream.sha256 or hashlib.sha256(upstream.url.encode()).hexdigest()
+
+
+def lock_file() -> Path:
+    """The user's lock file: a JSON object a line, of each download whose whole hash nobody published.
+
+    It is only ever appended to, by one write a line, so that no process needs to lock it; of several lines about one
+    file the first holds. `zoo rm` leaves it alone.
+    """
+    return cache_root() / "first-seen.jsonl"
+
+
+def pin(upstream: Upstream) -> tuple[str, str]:
+    """What the authors' file is held to: (sha256, its beginning or nothing; how it is known).
+
+    How: `published`, `prefix`, `prefix, first seen DATE`, `first seen DATE`, or empty: nothing is known before the
+    first download.
+    """
+    if len(upstream.sha256) == 64:
+        return upstream.sha256, "published"
+    told = "prefix" if upstream.sha256 else ""
+    for line in _first_seen():
+        # What was seen before the zoo had this beginning says nothing about the file that it has now.
+        if line["url"] == upstream.url and line["sha256"].startswith(upstream.sha256):
+            return line["sha256"], f"{told}, first seen {line['date']}".removeprefix(", ")
+    return upstream.sha256, told
+
+
+def _first_seen() -> tuple[dict[str, str], ...]:
+    path = lock_file()
+    try:
+        info = path.stat()
+    except OSError:
+        return ()
+    return _read_lock(path, info.st_mtime_ns, info.st_size)
+
+
+@lru_cache(maxsize=4)
+def _read_lock(path: Path, _time: int, _size: int) -> tuple[dict[str, str], ...]:
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        # A line that a full disk cut short belongs to a download that failed with it.
+        with contextlib.suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict) and all(isinstance(value.get(k), str) for k in ("url", "sha256", "date")):
+                found.append(value)
+    return tuple(found)
+
+
+def _hold(name: str, upstream: Upstream, path: Path, digest: str, size: int, reporter: Reporter) -> None:
+    """Compares a whole download with what is known, remembers it where it is the first. Raises WeightsError."""
+    known, how = pin(upstream)
+    if "published" not in how and "first seen" not in how and digest.startswith(known):
+        line = {"name": name, "url": upstream.url, "sha256": digest, "bytes": size}
+        _append({**line, "date": datetime.now(UTC).date().isoformat()})
+        what = f"only the first {len(known)} digits of its sha256 were" if known else "its sha256 was not"
+        sized = "" if upstream.bytes or known else ", nor was its size"
+        reporter.note(f"{name}: {what} published{sized}; {digest} is remembered, and later downloads must equal it")
+        # Another process may have been faster, with other bytes.
+        known, how = pin(upstream)
+    if not digest.startswith(known):
+        raise _differs(name, path, known, how=how, found=digest)
+
+
+def _append(value: Mapping[str, Any]) -> None:
+    path = lock_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        with os.fdopen(fd, "rb+", buffering=0) as f:
+            size = f.seek(0, os.SEEK_END)
+            f.seek(max(size - 1, 0))
+            begin = b"" if f.read(1) in (b"", b"\n") else b"\n"
+            data = begin + json.dumps(value).encode() + b"\n"
+            if f.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(fd)
+    except OSError as e:
+        raise write_error(path, e) from e
 
 
 def fetch_upstream(name: str, upstream: Upstream, *, reporter: Reporter = SILENT) -> Path:
-    """The authors' file, downloaded when absent; size and sha256 are checked before it gets its name."""
+    """The authors' file, downloaded when absent; size and sha256 are checked before it gets its name.
+
+    Where no whole sha256 was published, that of the first download is remembered, and holds from then on. Raises
+    WeightsError.
+    """
     path = upstream_file(upstream)
     if path.is_file():
-        if file_digest(path).startswith(upstream.sha256):
+        known, how = pin(upstream)
+        digest = file_digest(path)
+        if digest.startswith(known):
+            _hold(name, upstream, path, digest, path.stat().st_size, reporter)
             return path
         if offline():
-            raise _differs(name, path, upstream.sha256)
-        reporter.warn(f"the cached file of {name} is damaged", "its sha256 differs from the zoo's", "fetching it again")
+            raise _differs(name, path, known, how=how)
+        reporter.warn(f"the cached file of {name} is damaged", "its sha256 is another", "fetching it again")
     elif offline():
         raise not_cached(name)
     with atomic_write(path) as f:
         download_to(upstream.url, f, expected=upstream.bytes, reporter=reporter, stage=f"pull {name}")
+        size = f.tell()
+        f.seek(0)
+        # A page that asks for a login or a click must not be remembered as the weights.
+        if not upstream.sha256 and not f.read(2).startswith(WEIGHTS):
+            raise WeightsError(
+                f"cannot use the download of {name}", "it is no file of weights: a web page, perhaps", SEE_INFO
+            )
         f.seek(0)
         digest = hashlib.file_digest(cast("Any", f), "sha256").hexdigest()
-        if not digest.startswith(upstream.sha256):
-            raise _differs(name, path, upstream.sha256, found=digest)
+        _hold(name, upstream, path, digest, size, reporter)
     return path
 
 

@@ -101,6 +101,7 @@ def row(entry: ZooEntry, *, here: bool = True) -> dict[str, Any]:
         "bytes": _bytes(entry, bundle),
         "builtin": bool(entry.builtin),
         "cached": bundle is not None,
+        "hash": _pin(entry)[1] or None,
         "metrics": card.get("metrics", {}),
     }
 
@@ -141,7 +142,7 @@ def info(request: NameRequest, reporter: Reporter = SILENT) -> dict[str, Any]:
         **row(entry),
         "source": _source(entry),
         "revision": _revision(entry, bundle),
-        "sha256": _pinned(entry) or (hub.file_digest(_files(bundle)[0]) if bundle and _files(bundle) else None),
+        "sha256": _pin(entry)[0] or (hub.file_digest(_files(bundle)[0]) if bundle and _files(bundle) else None),
         "path": str(bundle.path) if bundle else None,
         "config": {**(bundle.config if bundle else {}), **entry.config},
     }
@@ -159,12 +160,12 @@ def _source(entry: ZooEntry) -> str:
     return entry.upstream.url if entry.upstream else ""
 
 
-def _pinned(entry: ZooEntry) -> str:
-    """The sha256, or its published beginning, of the file in use; a built-in one may have none."""
-    if entry.builtin:
-        return entry.builtin_sha256
-    source = entry.hub or entry.upstream
-    return source.sha256 if source else ""
+def _pin(entry: ZooEntry) -> tuple[str, str]:
+    """(sha256 of the file in use or its beginning, how it is known); a built-in file may have none."""
+    digest = entry.builtin_sha256 if entry.builtin else entry.hub.sha256 if entry.hub else ""
+    if entry.upstream and not entry.hub and not entry.builtin:
+        return hub.pin(entry.upstream)
+    return digest, "published" if digest else ""
 
 
 def _revision(entry: ZooEntry, bundle: Bundle | None) -> str | None:
@@ -270,7 +271,8 @@ def _verify_one(name: str) -> dict[str, Any]:
         "name": name,
         "path": str(file),
         "sha256": found,
-        "pinned": bool(_pinned(entry)),
+        "pinned": bool(_pin(entry)[0]),
+        "hash": _pin(entry)[1] or None,
         "revision": _revision(entry, bundle),
         "checks": checks,
         "checked": sorted(card.get("checks", {})),
@@ -288,12 +290,14 @@ def _hashed(entry: ZooEntry, bundle: Bundle) -> tuple[Path, str]:
         file = hub.upstream_file(entry.upstream)
     else:
         file = weight_file(bundle, best_net(bundle))
-    pinned, found = _pinned(entry), sha256(file) if file.is_file() else ""
+    (pinned, how), found = _pin(entry), sha256(file) if file.is_file() else ""
     if found.startswith(pinned) and found:
         return file, found
     raise WeightsError(
         f"{entry.name} is damaged",
-        f"its sha256 is {found}, the zoo says {pinned}" if found else f"{quoted(file)} is gone",
+        f"its sha256 is {found}, {'the lock file' if 'first seen' in how else 'the zoo'} says {pinned}"
+        if found
+        else f"{quoted(file)} is gone",
         "reinstall ganctl" if entry.builtin else f"ganctl zoo rm {entry.name} --yes && ganctl zoo pull {entry.name}",
     )
 

@@ -72,12 +72,15 @@ class World:
             f"  card: {{task: sample, license: Apache-2.0{card}}}\n"
         )
 
-    def zoo_upstream(self, name: str, data: bytes, *, sha256: str = "", size: int = 0, form: str = "") -> Path:
-        """A zoo of one entry whose weights are the authors' file /upstream/<name>."""
+    def zoo_upstream(
+        self, name: str, data: bytes, *, sha256: str = "", size: int = 0, form: str = "", unpinned: bool = False
+    ) -> Path:
+        """A zoo of one entry whose weights are the authors' file /upstream/<name>; `unpinned`: no hash, no size."""
         self.hub.files[name] = data
+        pin = f"      sha256: '{sha256 or hashlib.sha256(data).hexdigest()}'\n      bytes: {size or len(data)}\n"
         return self.zoo(
             f"theirs:\n  model: inception\n  weights:\n    upstream:\n      url: {self.hub.url}/upstream/{name}\n"
-            f"      sha256: '{sha256 or hashlib.sha256(data).hexdigest()}'\n      bytes: {size or len(data)}\n"
+            f"{'' if unpinned else pin}"
             f"      format: {form or 'torch-state-dict'}\n  card: {{task: features, license: Apache-2.0}}\n"
         )
 

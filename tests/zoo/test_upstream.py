@@ -156,7 +156,73 @@ def test_full_disk(world: World) -> None:
 def test_a_published_prefix_pins_too(world: World) -> None:
     data = state_dict(1)
     world.zoo_upstream("net-1.pth", data, sha256=hashlib.sha256(data).hexdigest()[:8])
-    assert pull(world).returncode == 0
+    done = pull(world)
+    assert done.returncode == 0 and "only the first 8 digits of its sha256 were published; " in done.stderr
     world.zoo_upstream("net-2.pth", data, sha256="01234567")
     done = pull(world)
     assert done.returncode == 4 and "the zoo says 01234567" in done.stderr
+
+
+def test_a_hash_that_nobody_published_is_that_of_the_first_download(world: World) -> None:
+    """It is said and kept, zoo rm leaves it, every verb tells it, another file is refused, and a user can accept it."""
+    data, digest = (found := state_dict(1)), hashlib.sha256(found).hexdigest()
+    world.zoo_upstream("net-1.pth", data, unpinned=True)
+    assert json.loads(world.run("zoo", "list", "--json").stdout)["hash"] is None
+    # A page that asks for a login is not remembered.
+    world.hub.files["net-1.pth"] = b"<html>log in</html>"
+    done = pull(world)
+    assert done.returncode == 4 and "it is no file of weights: a web page, perhaps" in done.stderr and not left(world)
+    world.hub.files["net-1.pth"] = data
+    # Two at once remember the same; the note is what says so.
+    ended = [(p.communicate(timeout=240), p.returncode) for p in [world.start("zoo", "pull", "theirs") for _ in "ab"]]
+    assert [code for _, code in ended] == [0, 0], ended
+    assert (
+        f"theirs: its sha256 was not published, nor was its size; {digest} is remembered"
+        in ended[0][0][1] + ended[1][0][1]
+    )
+    lock = world.folder / "cache" / "first-seen.jsonl"
+    (seen,) = {line: json.loads(line) for line in lock.read_text().splitlines()}.values()
+    url = f"{world.hub.url}/upstream/net-1.pth"
+    assert seen == {"name": "theirs", "url": url, "sha256": digest, "bytes": len(data), "date": seen["date"]}
+    known = f"first seen {seen['date']}"
+    assert world.run("zoo", "verify").stdout == f"theirs\tok\t{digest}\t{known}\n"
+    info = json.loads(world.run("zoo", "info", "theirs", "--json").stdout)
+    assert (info["hash"], info["sha256"]) == (known, digest)
+    assert world.run("zoo", "rm", "theirs", "--yes").returncode == 0
+    world.hub.files["net-1.pth"] = other = state_dict(2)
+    done = pull(world)
+    assert done.returncode == 4, done.stderr
+    assert f"its sha256 is {hashlib.sha256(other).hexdigest()}, and was {digest} when it was {known}" in done.stderr
+    assert f"remove the line of {digest[:8]} from" in done.stderr
+    assert [p.name for p in left(world)] == [lock.name]
+    lock.unlink()
+    done = pull(world)
+    assert done.returncode == 0 and "is remembered" in done.stderr
+
+
+def test_the_first_line_of_the_lock_file_holds_and_a_damaged_one_does_not(tmp_path: Path, monkeypatch) -> None:
+    from ganctl.catalog import Upstream
+    from ganctl.errors import WeightsError
+    from ganctl.io import hub
+    from ganctl.io.progress import Reporter
+
+    monkeypatch.setenv("GANCTL_CACHE", str(tmp_path))
+    notes: list[str] = []
+    one = Upstream("https://host.org/a.pkl", "", "nvidia-pickle")
+    two = Upstream("https://host.org/b-01234567.pth", "01234567", "torch-checkpoint", 9)
+    hub.lock_file().write_bytes(b'{"url": "https://host.org/a.pkl", "sha2')  # cut short by a full disk
+    assert hub.pin(one) == ("", "") and hub.pin(two) == ("01234567", "prefix")
+    full = {one: "a" * 64, two: "01234567" + "b" * 56}
+    for upstream, digest in full.items():
+        for _ in range(2):
+            hub._hold("x", upstream, tmp_path / "x", digest, 9, Reporter(note=notes.append))
+    assert len(notes) == 2 and "only the first 8 digits of its sha256 were published;" in notes[1]
+    assert [hub.pin(u)[0] for u in full] == list(full.values()) and hub.pin(two)[1].startswith("prefix, first seen 2")
+    with hub.lock_file().open("a") as f:
+        f.write(json.dumps({"url": one.url, "sha256": "c" * 64, "date": "2000-01-01"}) + "\n")
+    assert hub.pin(one)[0] == "a" * 64
+    for upstream, digest in ((one, "c" * 64), (two, "01234567" + "c" * 56)):
+        with pytest.raises(WeightsError, match=r"its sha256 is .*, and was .* first seen"):
+            hub._hold("x", upstream, tmp_path / "x", digest, 9, Reporter())
+    # Another beginning is another file.
+    assert hub.pin(Upstream(two.url, "89abcdef", "torch-checkpoint")) == ("89abcdef", "prefix")

@@ -11,7 +11,7 @@ from tests.zoo.test_pull import three_parts
 
 KEYS = [
     *("name", "task", "model", "resolution", "classes", "license"),
-    *("noncommercial", "bytes", "builtin", "cached", "metrics"),
+    *("noncommercial", "bytes", "builtin", "cached", "hash", "metrics"),
 ]
 
 
@@ -43,6 +43,7 @@ def test_list(world: World) -> None:
         "bytes": len(world.weights()),
         "builtin": False,
         "cached": False,
+        "hash": "published",
         "metrics": {"fid50k_full": 12.5},
     }
     # The bundle tells what the entry does not.
