@@ -22,11 +22,12 @@ class DataConfig:
     path: str | None = None
     """Folder, zip, tar or IDX file. A top folder `train/` (or `trainA/` and `trainB/`) is found by itself."""
     path_b: str | None = None
-    """The other side of pairs kept in two folders; files pair by name, then `path` holds side A."""
+    """The other side of pairs, or of what is unpaired, kept in two folders; then `path` holds side A."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """Which half of a pair is the source; A is the left one."""
-    pairs: Literal["files", "grey"] = "files"
-    """files: pairs are given; grey: the source is the target's luma (colouring needs no pairs)."""
+    pairs: Literal["files", "grey", "unpaired"] = "files"
+    """files: pairs are given, in two folders by their names; grey: the source is the target's luma (colouring needs no
+    pairs); unpaired: images of A and of B that have nothing to do with each other, as many as there are of each."""
     subset: int | None = None
     """The first N images only."""
     holdout: int = 0
@@ -51,7 +52,10 @@ class DataConfig:
 
 @dataclass
 class Dataset:
-    """Decoded images, uint8: x and y [N,H,W,C], c [N]. x is the source and y the target where images come in pairs."""
+    """Decoded images, uint8: x and y [N,H,W,C], c [N]. x is the source and y the target where images come in pairs.
+
+    Where they are unpaired, y has a number of its own.
+    """
 
     x: np.ndarray
     y: np.ndarray | None = None
@@ -59,6 +63,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """Images left out, with the reason."""
+    unpaired: bool = False
     held: "Dataset | None" = None
     """Images kept from training."""
 
@@ -116,10 +121,12 @@ def open_dataset(
     """
     from ganctl.data.idx import find_idx, open_idx
     from ganctl.data.images import open_images
-    from ganctl.data.paired import open_pairs
+    from ganctl.data.paired import open_pairs, open_unpaired
 
     assert cfg.path
-    if source_channels is not None:
+    if source_channels is not None and cfg.pairs == "unpaired":
+        data = open_unpaired(cfg, resolution, channels, source_channels, workers, on_progress)
+    elif source_channels is not None:
         data = open_pairs(cfg, resolution, channels, source_channels, workers, on_progress)
     elif found := find_idx(Path(cfg.path)):
         data = open_idx(found, cfg, resolution, channels)

@@ -38,18 +38,32 @@ def batches(
 def _batch(data: Dataset, cfg: DataConfig, places: np.ndarray, resolution: int, seed: int) -> Batch:
     index = np.array([_index(len(data), int(p), seed) for p in places])
     x, y = data.x[index], None if data.y is None else data.y[index]
-    if cfg.mirror or cfg.jitter:
-        for row, place in enumerate(places):
-            # One generator for each place in the order: an image's augmentation depends on no other image.
-            rng = np.random.default_rng((seed, 1, int(place)))
-            flip = cfg.mirror and rng.random() < 0.5
-            for a in (x,) if y is None else (x, y):
-                a[row] = a[row, :, ::-1] if flip else a[row]
-            if cfg.jitter:
-                _shift(x, y, row, *rng.integers(0, cfg.jitter + 1, 2))
+    if data.unpaired:
+        assert data.y is not None
+        # An order of its own, so that no image of A meets the same one of B every epoch.
+        y = data.y[[_index(len(data.y), int(p), seed, OTHER) for p in places]]
+        _augment([x], cfg, places, (seed, 1))
+        _augment([y], cfg, places, (seed, 1 + OTHER))
+    else:
+        _augment([a for a in (x, y) if a is not None], cfg, places, (seed, 1))
     crop = np.s_[:, :resolution, :resolution]
     c = None if data.c is None else torch.from_numpy(data.c[index])
     return Batch(_tensor(x[crop]), None if y is None else _tensor(y[crop]), c)
+
+
+def _augment(sides: list[np.ndarray], cfg: DataConfig, places: np.ndarray, stream: tuple[int, int]) -> None:
+    """Turns and moves the images of each place, those of a pair alike."""
+    if not (cfg.mirror or cfg.jitter):
+        return
+    for row, place in enumerate(places):
+        # One generator for each place in the order: an image's augmentation depends on no other image.
+        rng = np.random.default_rng((*stream, int(place)))
+        flip = cfg.mirror and rng.random() < 0.5
+        top, left = rng.integers(0, cfg.jitter + 1, 2) if cfg.jitter else (0, 0)
+        for a in sides:
+            a[row] = a[row, :, ::-1] if flip else a[row]
+            # A random crop moves to the corner, where all crops are then cut at once.
+            a[row] = np.roll(a[row], (-top, -left), (0, 1))
 
 
 def as_they_are(data: Dataset, count: int, resolution: int) -> Batch:
@@ -60,25 +74,21 @@ def as_they_are(data: Dataset, count: int, resolution: int) -> Batch:
     return Batch(_tensor(data.x[crop]), y, None if c is None else torch.from_numpy(c))
 
 
-def _shift(x: np.ndarray, y: np.ndarray | None, row: int, top: int, left: int) -> None:
-    """Moves a random crop to the corner, where all crops are then cut at once."""
-    for a in (x,) if y is None else (x, y):
-        a[row] = np.roll(a[row], (-top, -left), (0, 1))
-
-
 def _tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
 
 
-_orders: dict[tuple[int, int, int], np.ndarray] = {}
+_orders: dict[tuple[int, int, int, int], np.ndarray] = {}
+OTHER = 2
+"""Added to a stream of random numbers where it is that of the other side of unpaired images."""
 
 
-def _index(n: int, place: int, seed: int) -> int:
+def _index(n: int, place: int, seed: int, stream: int = 0) -> int:
     """The image at a place of the endless order: every epoch is a permutation of its own."""
     epoch, offset = divmod(place, n)
-    key = (n, epoch, seed)
+    key = (n, epoch, seed, stream)
     if key not in _orders:
-        while len(_orders) >= 2:
+        while len(_orders) >= 4:
             _orders.pop(next(iter(_orders)))
-        _orders[key] = np.random.default_rng((seed, 0, epoch)).permutation(n)
+        _orders[key] = np.random.default_rng((seed, stream, epoch)).permutation(n)
     return int(_orders[key][offset])

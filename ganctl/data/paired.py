@@ -1,4 +1,4 @@
-"""Pairs of images: side by side in one file, in two folders, or made from the target alone."""
+"""Two sides: pairs in one file, in two folders, or made from the target alone; and images that are no pairs."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -12,6 +12,8 @@ from ganctl.io.images import BadImage, center_crop_resize, read_image, to_channe
 from ganctl.io.listing import ImageRef, scan
 
 Pair = tuple[ImageRef, ImageRef]
+SIDES = ("trainA", "trainB")
+"""Folders that are found by themselves."""
 
 
 def open_pairs(
@@ -42,6 +44,34 @@ def open_pairs(
     return Dataset(stacked[..., :source_channels], stacked[..., source_channels:], skipped=skipped + left_out)
 
 
+def open_unpaired(
+    cfg: DataConfig, resolution: int, channels: int, source_channels: int, workers: int, on_progress: OnProgress
+) -> Dataset:
+    """All of A as x and all of B as y, whatever their names and numbers: two folders, or the halves of each file."""
+    assert cfg.path
+    size = (resolution + cfg.jitter, resolution + cfg.jitter)
+    (a, left_a), (b, left_b) = sides = _sides(cfg) or [list_images(cfg.path)] * 2
+    apart = sides[0] is not sides[1]
+    turned = cfg.direction == "BtoA"
+
+    def side(refs: Sequence[ImageRef], half: int, c: int) -> tuple[np.ndarray, list[tuple[str, str]]]:
+        def decode(ref: ImageRef) -> np.ndarray:
+            pixels = read_image(ref.read(), name=ref.label).pixels if apart else _halves(ref, cfg)[half]
+            return to_channels(center_crop_resize(pixels, size), c)
+
+        check_size(len(refs), *size, c)
+        images, _, skipped = decode_all(refs, decode, cfg, workers, on_progress)
+        return np.stack(images), skipped
+
+    chosen = (a[: cfg.subset], 0), (b[: cfg.subset], 1)
+    (first, i), (second, j) = reversed(chosen) if turned else chosen
+    x, skipped_x = side(first, i, source_channels)
+    y, skipped_y = side(second, j, channels)
+    # A file of two halves that cannot be read is named once.
+    left_out = dict.fromkeys([*left_a, *left_b, *skipped_x, *skipped_y])
+    return Dataset(x, y, skipped=list(left_out), unpaired=True)
+
+
 def _halves(ref: ImageRef, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray]:
     pixels = read_image(ref.read(), name=ref.label).pixels
     if cfg.pairs == "grey":
@@ -57,18 +87,11 @@ def _halves(ref: ImageRef, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray]:
 
 def _two_folders(cfg: DataConfig) -> tuple[list[Pair], list[tuple[str, str]]] | None:
     """Files of both sides that share a name (without its ending), and the others; None if the data is one folder."""
-    assert cfg.path
-    if cfg.path_b:
-        names = cfg.path, cfg.path_b
-        sides = [list_images(path) for path in names]
-        (a, left_a), (b, left_b) = ((_by_stem(refs, cut=False), left) for refs, left in sides)
-    else:
-        names = "trainA", "trainB"
-        found = scan(cfg.path)
-        a, b = (_by_stem([r for r in found.images if r.name.startswith(f"{n}/")], cut=True) for n in names)
-        left_a, left_b = list(found.skipped), []
-        if not a or not b:
-            return None
+    sides = _sides(cfg)
+    if sides is None:
+        return None
+    names = (cfg.path, cfg.path_b) if cfg.path_b else SIDES
+    (a, left_a), (b, left_b) = ((_by_stem(refs, cut=not cfg.path_b), left) for refs, left in sides)
     both = sorted(a.keys() & b.keys())
     if not both:
         raise UsageError(
@@ -81,6 +104,16 @@ def _two_folders(cfg: DataConfig) -> tuple[list[Pair], list[tuple[str, str]]] | 
     lonely = [(r.label, f"no image of that name in {quoted(other)}") for r, other in alone]
     twice = [(r.label, f"a second image named {quoted(k)}") for k in both for r in (*a[k][1:], *b[k][1:])]
     return [(a[k][0], b[k][0]) for k in both], left_a + left_b + lonely + twice
+
+
+def _sides(cfg: DataConfig) -> list[tuple[list[ImageRef], list[tuple[str, str]]]] | None:
+    """The images of A and of B, each with what was left out; None if the data is one folder without `SIDES`."""
+    assert cfg.path
+    if cfg.path_b:
+        return [list_images(path) for path in (cfg.path, cfg.path_b)]
+    found = scan(cfg.path)
+    a, b = ([r for r in found.images if r.name.startswith(f"{n}/")] for n in SIDES)
+    return [(a, list(found.skipped)), (b, [])] if a and b else None
 
 
 def _by_stem(refs: Sequence[ImageRef], *, cut: bool) -> dict[str, list[ImageRef]]:

@@ -21,7 +21,7 @@ def first_size(cfg: DataConfig, *, paired: bool) -> tuple[int, int]:
     for ref in list_images(cfg.path)[0]:
         with contextlib.suppress(BadImage):
             height, width, channels = read_image(ref.read(), name=ref.label).pixels.shape
-            if paired and cfg.path_b is None and cfg.pairs == "files" and width == 2 * height:
+            if paired and cfg.path_b is None and cfg.pairs != "grey" and width == 2 * height:
                 width //= 2
             return min(height, width), 1 if channels == 1 else 3
     raise UsageError(f"cannot use {quoted(cfg.path)}", "none of its images can be read", "choose other data")

@@ -22,6 +22,7 @@ from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image
 
 TRAIN = {"batch": 1}
+DATA = {"pairs": "unpaired"}
 SMALLEST = 8
 """Pixels: below, the reflected border of the innermost layers would be wider than what it reflects."""
 
@@ -257,7 +258,7 @@ def phases(cfg: Config) -> list[Phase]:
 def optimizers(cfg: Config) -> dict[str, Optimizer]:
     def rate(start: float, nimg: int, total: int) -> float:
         """Constant, then linearly to 0 (sec. 4)."""
-        left = 1 - nimg / total
+        left = max(0.0, 1 - nimg / total)
         return start * min(1.0, left / (1 - cfg.decay_from)) if cfg.decay_from < 1 else start
 
     return {

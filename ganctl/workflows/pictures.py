@@ -21,16 +21,20 @@ PAIRS = 8
 
 
 def reals(data: "Dataset", path: Path) -> None:
-    """The first 64 images; of pairs, source and target side by side."""
+    """The first 64 images; of two sides, the first eight of each beside one another."""
     if data.y is None:
         write_image(path, grid(list(data.x[:CELLS]), 8))
     else:
-        cells = [a for pair in zip(data.x[:PAIRS], data.y[:PAIRS], strict=True) for a in pair]
+        shown = min(PAIRS, len(data.x), len(data.y))
+        cells = [a for pair in zip(data.x[:shown], data.y[:shown], strict=True) for a in pair]
         write_image(path, grid(cells, 2))
 
 
 def progress_grid(net: Any, data: "Dataset", recipe: Recipe, path: Path, device: Any) -> None:
-    """Samples of seeds 0 to 63; of a translator, rows of source, result and target. A classifier shows nothing."""
+    """Samples of seeds 0 to 63; of a translator, rows of source, result and target. A classifier shows nothing.
+
+    Of one with a way back, rows of x, G(x), F(G(x)), y, F(y), G(F(y)).
+    """
     from ganctl.io.images import from_pixels
     from ganctl.nn.drawing import of_seeds
     from ganctl.nn.precision import inference
@@ -42,11 +46,19 @@ def progress_grid(net: Any, data: "Dataset", recipe: Recipe, path: Path, device:
             write_image(path, grid(list(to_pixels(images, net.x.range)), 8))
         elif isinstance(net, Translator):
             assert data.y is not None
-            side = recipe.config.resolution
-            x, y = data.x[:PAIRS, :side, :side], data.y[:PAIRS, :side, :side]
-            made = to_pixels(net.translate(from_pixels(x, net.source.range).to(device)), net.target.range)
-            cells = [a for row in zip(x, made, y, strict=True) for a in row]
-            write_image(path, grid(cells, 3))
+            side, shown = recipe.config.resolution, min(PAIRS, len(data.x), len(data.y))
+            x, y = data.x[:shown, :side, :side], data.y[:shown, :side, :side]
+
+            def through(first: Any, pixels: Any, *more: Any) -> list[Any]:
+                made, columns = from_pixels(pixels, first.source.range).to(device), [pixels]
+                for way in (first, *more):
+                    made = way.translate(made)
+                    columns.append(to_pixels(made, way.target.range))
+                return columns
+
+            back = getattr(net, "reverse", None)
+            columns = [*through(net, x), y] if back is None else [*through(net, x, back), *through(back, y, net)]
+            write_image(path, grid([a for row in zip(*columns, strict=True) for a in row], len(columns)))
 
 
 def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str, Any]) -> "list[Score]":

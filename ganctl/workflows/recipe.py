@@ -100,7 +100,7 @@ def resolve(reference: str, changes: Mapping[str, Any], settings: Sequence[str])
     classes = {"config": module.Config, "data": DataConfig, "train": TrainConfig}
     values: dict[str, dict[str, Any]] = {
         "config": dict(sections.config),
-        "data": dict(sections.data),
+        "data": {**getattr(module, "DATA", {}), **sections.data},
         "train": {**module.TRAIN, **sections.train},
     }
     for key, value in pairs:
@@ -153,6 +153,8 @@ def _check(recipe: Recipe, module: Any) -> None:
         why = "D's view of them is taken where losses augment: in stylegan2, stylegan3 and r3gan"
         raise UsageError(f"cannot use holdout with {recipe.model}", why, "leave it out")
     _check_dtype(recipe, module)
+    if recipe.data.pairs == "unpaired" and not hasattr(module, "DATA"):
+        raise UsageError(f"cannot use unpaired images with {recipe.model}", "its losses compare no such images")
     if recipe.data.path_b and not hasattr(recipe.config, "source_channels"):
         raise UsageError(f"cannot use a second side of data with {recipe.model}", "it does not learn from pairs")
 

@@ -151,6 +151,28 @@ def test_pairs_side_by_side_in_two_folders_and_grey_to_colour(tmp_path: Path):
         train(request("gan", tmp_path / "two" / "trainA", tmp_path / "u", f"path_b={tmp_path / 'two' / 'trainB'}"))
 
 
+def test_unpaired_sides_of_any_number_and_name(tmp_path: Path):
+    pictures(tmp_path / "two" / "trainA", n=3, mode="RGB", seed=1)
+    b = pictures(tmp_path / "two" / "trainB", n=5, mode="RGB", seed=2)
+    pictures(tmp_path / "two" / "testA", n=2, mode="RGB", seed=3)
+    for file in list(b.iterdir()):
+        file.rename(file.with_name(f"x{file.name}"))
+    options = {"channels": 3, "source_channels": 1, "pairs": "unpaired"}
+    two = opened(tmp_path / "two", **options)
+    assert two.unpaired and two.y is not None and (two.x.shape, two.y.shape) == ((3, 16, 16, 1), (5, 16, 16, 3))
+    assert np.array_equal(two.y, opened(b, channels=3).x) and two.skipped == []
+    back = opened(tmp_path / "two" / "trainA", path_b=str(b), direction="BtoA", **options)
+    assert back.y is not None and (len(back.x), len(back.y)) == (5, 3)
+    beside = opened(pictures(tmp_path / "beside", n=4, size=(32, 16), mode="RGB"), **options)
+    assert beside.y is not None and (len(beside.x), len(beside.y)) == (4, 4)
+    end = train(request("cyclegan", tmp_path / "two", tmp_path / "run", *FEW, "jitter=2"))
+    assert end.nimg == 16
+    with Image.open(next((tmp_path / "run" / "samples").glob("*.png"))) as shown:
+        assert shown.size == (6 * 18 - 2, 3 * 18 - 2)
+    with pytest.raises(UsageError, match="cannot use unpaired images with pix2pix"):
+        train(request("pix2pix", tmp_path / "two", tmp_path / "u", "pairs=unpaired"))
+
+
 def test_broken_images_are_named_and_counted_and_too_many_refused(tmp_path: Path):
     data = pictures(tmp_path / "data", n=200)
     (data / "003.png").write_bytes((data / "003.png").read_bytes()[:60])

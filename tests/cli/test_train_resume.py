@@ -28,7 +28,7 @@ from tests.cli.runs import (
 CASES = {
     "gan-accumulated": ("gan", ("batch_gpu=2", "mirror=true", "kimg=0.6")),
     "wgan": ("wgan", ("mirror=true",)),
-    "pix2pix": ("pix2pix", ("jitter=4", "mirror=true", "kimg=0.24", "snap=0.08")),
+    "cyclegan": ("cyclegan", ("jitter=4", "mirror=true", "kimg=0.16", "snap=0.08")),
 }
 
 
@@ -48,7 +48,7 @@ def lines(run: Path) -> int:
 @pytest.mark.parametrize("case", CASES)
 def test_killed_at_random_moments_it_ends_as_the_undisturbed_run(case: str, tmp_path: Path):
     model, settings = CASES[case]
-    data = pictures(tmp_path / "data", size=(32, 16) if model == "pix2pix" else (16, 16), mode="RGB")
+    data = pictures(tmp_path / "data", size=(32, 16) if model == "cyclegan" else (16, 16), mode="RGB")
     train(request(model, data, tmp_path / "a", *settings))
     again = request(model, data, tmp_path / "b", *settings)
     kills, rng = 0, random.Random()

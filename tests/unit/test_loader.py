@@ -73,3 +73,19 @@ def test_half_of_the_images_are_mirrored():
     got = taken(100, numbered(), DataConfig(mirror=True))
     flipped = (torch.cat([b.x for b in got])[:, 0, 0, -1] < 100).float().mean()
     assert 0.42 < float(flipped) < 0.58
+
+
+def test_unpaired_sides_have_orders_and_augmentations_of_their_own():
+    x, y = numbered(6).x, numbered(9).x
+    data = Dataset(x, y, unpaired=True)
+    got = taken(9, data)
+    a, b = (torch.cat([getattr(g, side) for g in got])[:, 0, 0, 0].tolist() for side in "xy")
+    assert all(sorted(a[i : i + 6]) == list(range(6)) for i in range(0, 36, 6))
+    assert all(sorted(b[i : i + 9]) == list(range(9)) for i in range(0, 36, 9))
+    assert len(set(zip(a, b, strict=True))) > 18 and a[:6] != b[:6]
+    # From any place the order goes on, and x is what it would be in a set without the other side.
+    assert torch.equal(taken(1, data, start=8)[0].y, got[2].y)
+    assert torch.equal(taken(1, Dataset(x))[0].x, got[0].x)
+    turned = taken(9, Dataset(x, y, unpaired=True), DataConfig(mirror=True))
+    left = [torch.cat([getattr(g, side) for g in turned])[:, 0, 0, 0] < 50 for side in "xy"]
+    assert all(0 < int(t.sum()) < len(t) for t in left) and not torch.equal(*left)
