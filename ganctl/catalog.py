@@ -257,26 +257,24 @@ class _Reader:
         self.faults.append(f"line {self.lines.get(path, 1)}: {text}")
 
     def keys(self, path: tuple, value: Any, known: Mapping[str, Any] | tuple, required: tuple[str, ...]) -> dict | None:
-        label = ".".join(map(printable, path))
         if not isinstance(value, dict):
-            self.fault(path, f"{quoted(label)} must be a mapping, not {_kind(value)}")
+            self.fault(path, f"{_label(path)} must be a mapping, not {_kind(value)}")
             return None
         for key in value:
             if key not in known:
                 near = did_you_mean(key, known) or f"known: {', '.join(known)}"
-                self.fault((*path, key), f"{quoted(label)} has the unknown key {quoted(key)} ({near})")
+                self.fault((*path, key), f"{_label(path)} has the unknown key {quoted(key)} ({near})")
         for key in required:
             if key not in value:
-                self.fault(path, f"{quoted(label)} lacks {quoted(key)}")
+                self.fault(path, f"{_label(path)} lacks {quoted(key)}")
         return value
 
     def text(self, path: tuple, value: Any, pattern: str) -> str:
         regex, meaning = _PATTERNS[pattern]
-        label = ".".join(map(printable, path))
         if not isinstance(value, str):
-            self.fault(path, f"{quoted(label)} must be text, not {_kind(value)} {quoted(value)}: put it in quotes")
+            self.fault(path, f"{_label(path)} must be text, not {_kind(value)} {quoted(value)}: put it in quotes")
         elif not regex.fullmatch(value) or ".." in value:
-            self.fault(path, f"{quoted(label)} must be {meaning}, not {quoted(value[:80])}")
+            self.fault(path, f"{_label(path)} must be {meaning}, not {quoted(value[:80])}")
         else:
             return value
         return ""
@@ -379,6 +377,10 @@ class _Reader:
             self.fault(path, f"{quoted(value)} is read as a {type(value).__name__}: put it in quotes")
         elif isinstance(value, float) and not math.isfinite(value) and not set(NUMBERS) & set(path):
             self.fault(path, f"{quoted(value)} is not a finite number")
+
+
+def _label(path: tuple[str | int, ...]) -> str:
+    return quoted(".".join(map(printable, path)))
 
 
 def _url_fault(url: Any) -> str:

@@ -97,6 +97,8 @@ def read_yaml(source: Path | str, *, where: str, faults: list[str] | None = None
     construct = yaml.SafeLoader("").construct_object
 
     def scalar(leaf: Any) -> Any:
+        if leaf.tag == "tag:yaml.org,2002:str":  # nearly all of them
+            return leaf.value
         try:
             return construct(leaf)
         except (yaml.YAMLError, ValueError) as e:  # a date that is none, a number without end, `<<`, `=`
