@@ -55,7 +55,7 @@ def test_bash_completes_commands_options_names_and_recipes(ganctl: Shell) -> Non
         "ganctl sample dcgan-": MODELS,
         "ganctl sample -n 3 dcgan-m": ["dcgan-mnist"],
         "ganctl sample dcgan-mnist ''": [],
-        "ganctl translate pix": ["pix2pix-emoji"],
+        "ganctl translate pix2pix-em": ["pix2pix-emoji"],
         "ganctl zoo pull inc": ["inception-2015-12-05"],
         "ganctl zoo pull dcgan-mnist inc": ["inception-2015-12-05"],
         "ganctl fid real/ dcgan-": MODELS,

@@ -326,3 +326,17 @@ def test_completion_reads_the_same_names_by_lines_alone(tmp_path: Path, monkeypa
         assert catalog.names(task) == [name for name, entry in whole.items() if entry.task == task]
     monkeypatch.setenv("GANCTL_ZOO", str(tmp_path / "none.yaml"))
     assert catalog.names() == []
+
+
+def test_published_translators_are_the_catalogues() -> None:
+    """The authors' addresses, over https; no hash is given where none was published."""
+    facts = shared("zoo-catalogue.yaml").read_text()
+    found = [e for e in catalog.entries().values() if e.upstream and e.model in ("cyclegan", "pix2pix")]
+    assert len(found) >= 23
+    for e in found:
+        assert e.upstream is not None
+        about = facts[facts.index(f"- id: {e.name}\n") :].partition("\n\n")[0]
+        assert f"upstream: {e.upstream.url.replace('https:', 'http:')}\n" in about and e.upstream.sha256 == ""
+        assert "  hash:" not in about and "licence: bsd-cyclegan\n" in about and "non_commercial: false" in about
+        assert (e.task, e.card["license"], e.card["noncommercial"]) == ("translate", "BSD-2-Clause", False)
+        assert f"  dataset: {e.card['trained_on']}\n" in about
