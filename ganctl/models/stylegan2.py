@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Le
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -17,14 +16,14 @@ from ganctl.io.pickle_records import PersistedModule, TfNetwork
 from ganctl.losses.adversarial import log_loss_d, non_saturating_g
 from ganctl.losses.regularizers import balanced_consistency, logits_and_penalty, path_length_penalty, path_lengths
 from ganctl.nn.clip import clip
-from ganctl.nn.equalized import Activation, EqualizedLinear, activate
+from ganctl.nn.equalized import EqualizedLinear, ResampledConv2d, activate
 from ganctl.nn.layers import numpy_prior
 from ganctl.nn.mapping import Mapping, one_hot
 from ganctl.nn.minibatch_std import minibatch_std
 from ganctl.nn.modulated import modulated_conv2d
 from ganctl.nn.noise import Draw, drawn_by
 from ganctl.nn.precision import float32_unless
-from ganctl.nn.resample import BINOMIAL, conv_down2, conv_up2, downsample2d, fir_filter, upsample2d
+from ganctl.nn.resample import BINOMIAL, downsample2d, fir_filter, upsample2d
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.protocols import Noise
 from ganctl.published import stylegan2 as published
@@ -185,37 +184,6 @@ class ToRGB(nn.Module):
         return activate(x + self.bias.to(x.dtype)[:, None, None], "linear", clamp=self.clamp).float()
 
 
-class Conv(nn.Module):
-    """Equalised convolution at twice, half or the same size: D's layers, and the 1 × 1 skips of residual blocks."""
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        *,
-        bias: bool = True,
-        activation: Activation = "lrelu",
-        resample: Literal["up", "down"] | None = None,
-        clamp: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.scale, self.resample, self.clamp = 1 / math.sqrt(inputs * kernel**2), resample, clamp
-        self.activation: Activation = activation
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.register_buffer("resample_filter", fir_filter(BINOMIAL))
-
-    def forward(self, x: Float[Tensor, "n i h w"], gain: float = 1.0) -> Float[Tensor, "n o h2 w2"]:
-        weight, f = self.weight * self.scale, self.get_buffer("resample_filter")
-        if self.resample:
-            x = {"up": conv_up2, "down": conv_down2}[self.resample](x, weight, f)
-        else:
-            x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        x = x if self.bias is None else x + self.bias.to(x.dtype)[:, None, None]
-        return activate(x, self.activation, gain=gain, clamp=self.clamp)
-
-
 class SynthesisBlock(nn.Module):
     """One resolution of the synthesis network: the constant or an upsampling layer, a layer, and perhaps an image."""
 
@@ -233,7 +201,7 @@ class SynthesisBlock(nn.Module):
         rgb = cfg.g_architecture == "skip" or side == cfg.resolution
         self.torgb = ToRGB(cfg, outputs) if rgb else None
         if self.residual:
-            self.skip = Conv(inputs, outputs, 1, bias=False, activation="linear", resample="up")
+            self.skip = ResampledConv2d(inputs, outputs, 1, bias=False, activation="linear", resample="up")
 
     def forward(
         self,
@@ -321,11 +289,13 @@ class DiscriminatorBlock(nn.Module):
         self.in_half, self.sum_images = in_half(cfg, side), cfg.d_architecture == "skip"
         self.register_buffer("resample_filter", fir_filter(BINOMIAL))
         first = self.sum_images or side == cfg.resolution
-        self.fromrgb = Conv(cfg.channels, hidden, 1, clamp=cfg.clamp) if first else None
-        self.conv0 = Conv(hidden, hidden, 3, clamp=cfg.clamp)
-        self.conv1 = Conv(hidden, outputs, 3, resample="down", clamp=cfg.clamp)
+        self.fromrgb = ResampledConv2d(cfg.channels, hidden, 1, clamp=cfg.clamp) if first else None
+        self.conv0 = ResampledConv2d(hidden, hidden, 3, clamp=cfg.clamp)
+        self.conv1 = ResampledConv2d(hidden, outputs, 3, resample="down", clamp=cfg.clamp)
         residual = cfg.d_architecture == "resnet"
-        self.skip = Conv(hidden, outputs, 1, bias=False, activation="linear", resample="down") if residual else None
+        self.skip = (
+            ResampledConv2d(hidden, outputs, 1, bias=False, activation="linear", resample="down") if residual else None
+        )
 
     def forward(
         self, x: Float[Tensor, "n i h w"] | None, image: Float[Tensor, "n c h2 w2"]
@@ -352,8 +322,8 @@ class Epilogue(nn.Module):
         super().__init__()
         n = width(cfg, 4)
         self.group, self.maps = cfg.mbstd_group, cfg.mbstd_channels
-        self.fromrgb = Conv(cfg.channels, n, 1) if cfg.d_architecture == "skip" else None
-        self.conv = Conv(n + cfg.mbstd_channels, n, 3, clamp=cfg.clamp)
+        self.fromrgb = ResampledConv2d(cfg.channels, n, 1) if cfg.d_architecture == "skip" else None
+        self.conv = ResampledConv2d(n + cfg.mbstd_channels, n, 3, clamp=cfg.clamp)
         self.fc = EqualizedLinear(16 * n, n, activation="lrelu")
         self.out = EqualizedLinear(n, (cfg.classes if cfg.joint_labels else n) if cfg.classes else 1)
 
@@ -398,7 +368,7 @@ def first_layers(D: Discriminator) -> list[nn.Module]:
     """D's layers from the image on, those of its last resolution left out: what `freezed` counts (2006.06676, sec. 4.3;
     Mo et al. 2020, arXiv:2002.10964)."""
     blocks = [D.get_submodule(f"b{side}") for side in D.sides]
-    return [layer for block in blocks for layer in block.children() if isinstance(layer, Conv)]
+    return [layer for block in blocks for layer in block.children() if isinstance(layer, ResampledConv2d)]
 
 
 class PathLength(nn.Module):

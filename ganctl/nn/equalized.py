@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ganctl.nn.resample import BINOMIAL, conv_down2, conv_up2, fir_filter
+
 Activation = Literal["linear", "lrelu"]
 
 
@@ -76,3 +78,34 @@ class EqualizedConv2d(nn.Module):
     def forward(self, x: Float[Tensor, "n i h w"]) -> Float[Tensor, "n o h w"]:
         x = F.conv2d(x, self.weight * self.scale, self.bias, padding=self.weight.shape[-1] // 2)
         return activate(x, self.activation, clamp=self.clamp)
+
+
+class ResampledConv2d(nn.Module):
+    """Equalised convolution at twice, half or the same size: layers of D, skips of residual blocks."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        bias: bool = True,
+        activation: Activation = "lrelu",
+        resample: Literal["up", "down"] | None = None,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale, self.resample, self.clamp = 1 / math.sqrt(inputs * kernel**2), resample, clamp
+        self.activation: Activation = activation
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.register_buffer("resample_filter", fir_filter(BINOMIAL))
+
+    def forward(self, x: Float[Tensor, "n i h w"], gain: float = 1.0) -> Float[Tensor, "n o h2 w2"]:
+        weight, f = self.weight * self.scale, self.get_buffer("resample_filter")
+        if self.resample:
+            x = {"up": conv_up2, "down": conv_down2}[self.resample](x, weight, f)
+        else:
+            x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        x = x if self.bias is None else x + self.bias.to(x.dtype)[:, None, None]
+        return activate(x, self.activation, gain=gain, clamp=self.clamp)
