@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganctl.nn.norm import rank_mean
+
 
 def log_loss_d(real: Tensor, fake: Tensor) -> Tensor:
     """-E log D(x) - E log(1 - D(G(z)))  (Goodfellow et al. 2014, eq. 1, negated)."""
@@ -48,3 +50,13 @@ def relativistic(better: Tensor, worse: Tensor) -> Tensor:
     RpGAN (Jolicoeur-Martineau 2020; Huang et al. 2024, eq. 2).
     """
     return F.softplus(worse - better).mean()
+
+
+def relativistic_average(better: Tensor, worse: Tensor) -> Tensor:
+    """-E log σ(D(a) - E D(b)) - E log(1 - σ(D(b) - E D(a))), means over the whole batch: each is judged against the
+    other's average. D takes real images for a, generated ones for b; G the other way round.
+
+    RaGAN (Jolicoeur-Martineau 2018, arXiv:1807.00734; Wang et al. 2018, arXiv:1809.00219, eq. 1 and 2).
+    """
+    a, b = rank_mean(better.mean()), rank_mean(worse.mean())
+    return F.softplus(b - better).mean() + F.softplus(worse - a).mean()

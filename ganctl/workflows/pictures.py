@@ -34,10 +34,12 @@ def progress_grid(net: Any, data: "Dataset", recipe: Recipe, path: Path, device:
     """Samples of seeds 0 to 63; of a translator, rows of source, result and target. A classifier shows nothing.
 
     Of one with a way back, rows of x, G(x), F(G(x)), y, F(y), G(F(y)).
+    Of super-resolution, whose data have no source, it is the target made smaller, shown in the target's size.
     """
     from ganctl.io.images import from_pixels
     from ganctl.nn.drawing import of_seeds
     from ganctl.nn.precision import inference
+    from ganctl.nn.shrink import shrink
     from ganctl.protocols import Sampler, Translator
 
     with inference(device):
@@ -45,8 +47,15 @@ def progress_grid(net: Any, data: "Dataset", recipe: Recipe, path: Path, device:
             images = of_seeds(net, range(CELLS), device)
             write_image(path, grid(list(to_pixels(images, net.x.range)), 8))
         elif isinstance(net, Translator):
-            assert data.y is not None
-            side, shown = recipe.config.resolution, min(PAIRS, len(data.x), len(data.y))
+            side, shown = recipe.config.resolution, min(PAIRS, len(data.x))
+            if data.y is None:
+                y, scale = data.x[:shown, :side, :side], getattr(net, "scale", 1)
+                low = shrink(from_pixels(y, net.source.range), scale)
+                made = to_pixels(net.translate(low.to(device)), net.target.range)
+                x = to_pixels(low, net.source.range).repeat(scale, 1).repeat(scale, 2)
+                write_image(path, grid([a for row in zip(x, made, y, strict=True) for a in row], 3))
+                return
+            shown = min(shown, len(data.y))
             x, y = data.x[:shown, :side, :side], data.y[:shown, :side, :side]
 
             def through(first: Any, pixels: Any, *more: Any) -> list[Any]:

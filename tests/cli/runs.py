@@ -37,6 +37,8 @@ SMALL = {
     "vae": ("hidden=[16]", "z_dim=4", "channels=1"),
     "pix2pix": ("ngf=4", "ndf=4", "num_downs=4", "n_layers=1", "batch=2"),
     "cyclegan": ("ngf=4", "ndf=4", "res_blocks=1", "n_layers=1", "pool=3"),
+    "srgan": ("width=4", "ndf=4", "num_blocks=1"),
+    "esrgan": ("width=4", "ndf=4", "num_blocks=1", "growth=4"),
     "lenet": ("resolution=28",),
 }
 """Settings that make each family's networks tiny, at 16 px save where the family has one size."""

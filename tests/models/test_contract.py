@@ -25,11 +25,12 @@ TINY = {
     "grow_from": 16, "mapping_width": 7,
     "w_dim": 8, "mapping_layers": 2, "d_mapping_layers": 2, "channel_base": 128, "channel_max": 8,
     "d_channel_base": 128, "d_channel_max": 8, "num_layers": 4,
-    "res_blocks": 1, "pool": 3,
+    "res_blocks": 1, "pool": 3, "num_blocks": 1, "growth": 4,
 }  # fmt: skip
 """Small numbers for the field's usual names; a family takes those it has."""
 TRANSLATORS = [m for m in model_names() if hasattr(family(m).Config(), "source_channels")]
-SAMPLERS = [m for m in model_names() if public_net(family(m)) != "C" and m not in TRANSLATORS]
+ENLARGERS = ["esrgan", "srgan"]
+SAMPLERS = [m for m in model_names() if public_net(family(m)) != "C" and m not in [*TRANSLATORS, *ENLARGERS]]
 
 every_model = pytest.mark.parametrize("name", model_names())
 

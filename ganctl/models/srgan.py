@@ -1,0 +1,201 @@
+"""SRGAN: Ledig et al., Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network, 2017. arXiv:1609.04802."""  # noqa: E501
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ganctl.config import config
+from ganctl.errors import UsageError
+from ganctl.losses.adversarial import log_loss_d, non_saturating_g
+from ganctl.nn.norm import BatchNorm
+from ganctl.nn.shrink import shrink
+from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.ranges import Count, Moment, Rate, Weight
+from ganctl.spec import Image
+
+TRAIN = {"batch": 16}
+
+
+@config
+class Config:
+    resolution: Count = 96
+    """Side of the high-resolution images of training (sec. 3.2: 96)."""
+    channels: Count = 3
+    """Of images, on both sides."""
+    scale: Literal[2, 4, 8] = 4
+    """How much larger the output is (sec. 3: 4)."""
+    width: Count = 64
+    """Channels of the generator (fig. 4: n64)."""
+    num_blocks: Count = 16
+    """Residual blocks, B (sec. 3.2: 16)."""
+    trunk: Literal["norm", "prelu"] = "norm"
+    """What follows the convolution after the blocks: batch norm (fig. 4), or PReLU as in a published set of weights."""
+    ndf: Count = 64
+    """Channels of the discriminator's first layer (fig. 4: n64)."""
+    adversarial_weight: Weight = 1e-3
+    """Of the adversarial loss (eq. 3). 0 trains G by the squared error alone: SRResNet."""
+    glr: Rate = 1e-4
+    """Sec. 3.2: 10⁻⁴; for the second half of SRGAN's training a tenth of it."""
+    dlr: Rate = 1e-4
+    """The same for D."""
+    beta1: Moment = 0.9
+    """Adam's first moment (sec. 3.2)."""
+
+
+class Residual(nn.Module):
+    """x + BN(conv(PReLU(BN(conv(x)))))  (fig. 4)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, width, 3, 1, 1), BatchNorm(width)
+        self.prelu = nn.PReLU()
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1), BatchNorm(width)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return x + self.bn2(self.conv2(self.prelu(self.bn1(self.conv1(x)))))
+
+
+class Doubling(nn.Module):
+    """A sub-pixel convolution (sec. 2.1): four times the channels, shuffled into twice the sides, PReLU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv, self.prelu = nn.Conv2d(width, 4 * width, 3, 1, 1), nn.PReLU()
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
+        return self.prelu(F.pixel_shuffle(self.conv(x), 2))
+
+
+class Generator(nn.Module):
+    """SRResNet (fig. 4). Satisfies Translator: the output is `scale` times larger."""
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__()
+        self.source = self.target = Image(None, cfg.channels)
+        self.stride, self.scale = 1, cfg.scale
+        doublings = int(math.log2(cfg.scale))
+        up = sum(2.0**-i for i in range(doublings)) + 4 / cfg.scale
+        self.halo = 4 + 2 * cfg.num_blocks + 1 + math.ceil(up)
+        """Source pixels beyond which an output pixel of a trained network depends on nothing."""
+        self.head = nn.Sequential(nn.Conv2d(cfg.channels, cfg.width, 9, 1, 4), nn.PReLU())
+        self.blocks = nn.Sequential(*(Residual(cfg.width) for _ in range(cfg.num_blocks)))
+        after = BatchNorm(cfg.width) if cfg.trunk == "norm" else nn.PReLU()
+        self.trunk = nn.Sequential(nn.Conv2d(cfg.width, cfg.width, 3, 1, 1), after)
+        self.up = nn.Sequential(*(Doubling(cfg.width) for _ in range(doublings)))
+        self.last = nn.Conv2d(cfg.width, cfg.channels, 9, 1, 4)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
+        """Low resolution on [0, 1] to high resolution on [-1, 1], the ranges of sec. 3.2."""
+        x = self.head(x)
+        # Deviation: fig. 4 ends in a convolution; tanh, which bounds the output, is that of all published weights.
+        return self.last(self.up(x + self.trunk(self.blocks(x)))).tanh()
+
+    def translate(self, x: Float[Tensor, "n c h w"], *, seed: int = 0) -> Float[Tensor, "n c h2 w2"]:
+        """Images on [-1, 1], `scale` times larger. Nothing is drawn: the seed changes nothing."""
+        return self((x + 1) / 2)
+
+
+class Discriminator(nn.Module):
+    """Eight convolutions, every second of stride 2, then two dense layers (fig. 4). Returns logits."""
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(cfg.channels, cfg.ndf, 3, 1, 1), nn.LeakyReLU(0.2)]
+        width = cfg.ndf
+        for i in range(1, 8):
+            wider = cfg.ndf * 2 ** (i // 2)
+            layers += [nn.Conv2d(width, wider, 3, 1 + i % 2, 1), BatchNorm(wider), nn.LeakyReLU(0.2)]
+            width = wider
+        # Deviation: the dense layers see the mean over all positions, so that D takes any size, as in the PyTorch
+        # implementation whose weights are published; fig. 4 lays out every position.
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, 2 * width, 1), nn.LeakyReLU(0.2)]
+        self.net = nn.Sequential(*layers, nn.Conv2d(2 * width, 1, 1))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+        return self.net(x).flatten()
+
+
+@dataclass
+class Nets:
+    G: Generator
+    D: Discriminator
+
+
+def build(cfg: Config) -> Nets:
+    """Raises UsageError for training images that cannot be made `scale` times smaller."""
+    if cfg.resolution % cfg.scale:
+        where = f"cannot build srgan for {cfg.resolution} px"
+        raise UsageError(where, f"the side must be a multiple of the scale, {cfg.scale}", "choose another --resolution")
+    return Nets(Generator(cfg), Discriminator(cfg))
+
+
+def enlarged(n: Nets, b: Batch) -> Tensor:
+    """G of the batch made smaller: sec. 3.2 makes low resolution by a bicubic kernel."""
+    return n.G((shrink(b.x, n.G.scale) + 1) / 2)
+
+
+def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+    """max_D E log D(I_HR) + E log(1 - D(G(I_LR)))  (eq. 2)."""
+    return {"D_loss": log_loss_d(n.D(b.x), n.D(enlarged(n, b)))}
+
+
+def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
+    """min_G ‖I_HR - G(I_LR)‖² / pixels, and -10⁻³ E log D(G(I_LR))  (eq. 3, 4 and 6): SRGAN-MSE of sec. 3.4.
+
+    Deviation: the content loss is the squared error (eq. 4); those over VGG features (eq. 5) are not offered.
+    """
+    made = enlarged(n, b)
+    terms = {"G_mse": F.mse_loss(made, b.x)}
+    if cfg.adversarial_weight:
+        terms["G_loss"] = cfg.adversarial_weight * non_saturating_g(n.D(made))
+    return terms
+
+
+def phases(cfg: Config) -> list[Phase]:
+    g = Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg))
+    return [Phase("D", ("D",), d_loss), g] if cfg.adversarial_weight else [g]
+
+
+def optimizers(cfg: Config) -> dict[str, Optimizer]:
+    if not cfg.adversarial_weight:
+        return {"G": Adam(cfg.glr, cfg.beta1)}
+    return {
+        "G": Adam(lambda nimg, total: cfg.glr if 2 * nimg < total else cfg.glr / 10, cfg.beta1),
+        "D": Adam(lambda nimg, total: cfg.dlr if 2 * nimg < total else cfg.dlr / 10, cfg.beta1),
+    }
+
+
+def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    """leftthomas/SRGAN: G's `block1`, `block2` … of which the last two are trunk and tail, and D's `net.N`.
+
+    Its weights have a PReLU where the paper and its later code have the trunk's batch norm.
+    """
+    first = state.get("net.0.weight")
+    if first is not None and "net.26.weight" in state:
+        return ({"channels": first.shape[1], "ndf": first.shape[0]}, {"D": dict(state)}) if first.ndim == 4 else None
+    first = state.get("block1.0.weight")
+    blocks = sum(re.fullmatch(r"block\d{1,3}\.conv1\.weight", k) is not None for k in state)
+    trunk, tail = f"block{blocks + 2}.", f"block{blocks + 3}."
+    doublings = sum(k.startswith(tail) and k.endswith(".conv.weight") for k in state)
+    if first is None or first.ndim != 4 or not 1 <= doublings <= 3 or not blocks:
+        return None
+    cfg = {
+        "channels": first.shape[1],
+        "width": first.shape[0],
+        "num_blocks": blocks,
+        "scale": 2**doublings,
+        "trunk": "norm" if f"{trunk}1.running_mean" in state else "prelu",
+    }
+    names = {"block1.": "head.", trunk: "trunk.", f"{tail}{doublings}.": "last.", tail: "up."}
+    names |= {f"block{i + 2}.": f"blocks.{i}." for i in range(blocks)}
+    found = {}
+    for key, tensor in state.items():
+        old = next((name for name in names if key.startswith(name)), "")
+        found[names.get(old, "") + key.removeprefix(old)] = tensor
+    return cfg, {"G": found}
