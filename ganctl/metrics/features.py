@@ -15,10 +15,10 @@ from ganctl.io.progress import SILENT, Reporter
 from ganctl.io.tensors import load_into
 from ganctl.load import best_net, network
 from ganctl.metrics.catalog import INCEPTION, VGG16
-from ganctl.metrics.cores import side_by_side
 from ganctl.metrics.perceptual import open_vgg16, vgg16_input
 from ganctl.metrics.resize import inception_input, on_cpu
 from ganctl.metrics.weights import feature_bundle, tensors_sha256
+from ganctl.nn.cores import side_by_side
 from ganctl.nn.features.inception import Inception
 from ganctl.nn.features.inception_fast import fast
 from ganctl.nn.precision import HALVES, products

@@ -20,7 +20,7 @@ from ganctl.nn.equalized import EqualizedLinear, ResampledConv2d, activate
 from ganctl.nn.layers import numpy_prior
 from ganctl.nn.mapping import Mapping, one_hot
 from ganctl.nn.minibatch_std import minibatch_std
-from ganctl.nn.modulated import modulated_conv2d
+from ganctl.nn.modulated import modulated_conv2d, styled_conv2d
 from ganctl.nn.noise import Draw, drawn_by
 from ganctl.nn.precision import float32_unless
 from ganctl.nn.resample import BINOMIAL, downsample2d, fir_filter, upsample2d
@@ -162,11 +162,11 @@ class StyleConv(nn.Module):
         self, x: Float[Tensor, "n i h w"], w: Float[Tensor, "n d"], noise: str | Draw, gain: float = 1.0
     ) -> Float[Tensor, "n o h2 w2"]:
         up_filter = self.get_buffer("resample_filter") if self.up else None
-        x = modulated_conv2d(x, self.weight, self.affine(w), padding=1, up_filter=up_filter)
+        maps = None
         if self.noise_strength is not None and noise != "none":
             maps = noise(len(x), *self.shape) if callable(noise) else self.get_buffer("noise_const")
-            x = x + (maps * self.noise_strength).to(x.dtype)
-        return activate(x + self.bias.to(x.dtype)[:, None, None], "lrelu", gain=gain, clamp=self.clamp)
+            maps = maps * self.noise_strength
+        return styled_conv2d(x, self.weight, self.affine(w), self.bias, maps, up_filter, gain=gain, clamp=self.clamp)
 
 
 class ToRGB(nn.Module):

@@ -1,11 +1,15 @@
 """Modulated convolution: styles scale a convolution's input channels (Karras et al. 2020, sec. 2.2)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ganctl.nn.equalized import activate
 from ganctl.nn.resample import Filter, conv_up2
+from ganctl.nn.winograd import styled_layer, worth
 
 
 def demodulation(weight: Float[Tensor, "o i k k"], s: Float[Tensor, "n i"], eps: float = 1e-8) -> Float[Tensor, "n o"]:
@@ -43,6 +47,29 @@ def modulated_conv2d(
     own = own if d is None else own * d[:, :, None, None, None]
     x = _conv(x.reshape(1, n * i, h, w), own.flatten(0, 1).to(x.dtype), padding, up_filter, n)
     return x.reshape(n, -1, *x.shape[2:])
+
+
+def styled_conv2d(
+    x: Float[Tensor, "n i h w"],
+    weight: Float[Tensor, "o i 3 3"],
+    s: Float[Tensor, "n i"],
+    bias: Float[Tensor, " o"],
+    noise: Float[Tensor, "n 1 h2 w2"] | Float[Tensor, "h2 w2"] | None = None,
+    up_filter: Filter | None = None,
+    *,
+    gain: float = 1.0,
+    clamp: float | None = None,
+) -> Float[Tensor, "n o h2 w2"]:
+    """A layer of a style-based generator: modulated convolution, noise, bias, leaky ReLU (fig. 2c; see `activate`).
+
+    On the CPU, without gradients, by fewer multiplications (`nn.winograd`): the same numbers up to rounding.
+    """
+    if worth(x):
+        d, clamp = demodulation(weight, s), None if clamp is None else clamp * gain
+        return styled_layer(x, weight, s, d, bias, noise, up_filter, gain=math.sqrt(2) * gain, clamp=clamp)
+    x = modulated_conv2d(x, weight, s, padding=1, up_filter=up_filter)
+    x = x if noise is None else x + noise.to(x.dtype)
+    return activate(x + bias.to(x.dtype)[:, None, None], "lrelu", gain=gain, clamp=clamp)
 
 
 def _narrow(x: Tensor) -> bool:

@@ -57,3 +57,8 @@ def float32_unless(half: bool, device: torch.device, *, training: bool) -> conte
     if half or not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) not in left:
         return contextlib.nullcontext()
     return torch.autocast(kind, enabled=False)
+
+
+def computes_in(half: str, device: torch.device) -> bool:
+    """Whether a device itself multiplies in 'fp16' or 'bf16'. Processors without such instructions take much longer."""
+    return device.type != "cpu" or (half == "bf16" and torch.cpu._is_avx512_bf16_supported())

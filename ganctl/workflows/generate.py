@@ -33,11 +33,14 @@ def load_sampler(ref: str, device: str, reporter: Reporter) -> "Model":
 
 
 def half_precision(model: "Model", dtype: str, reporter: Reporter) -> str | None:
-    """'fp16' or 'bf16' where it is asked for and used, else None: fp32. Warns on the CPU, which has fp32 alone."""
+    """'fp16' or 'bf16' where it is asked for and used, else None: fp32. Warns where the device has none."""
     if dtype not in ("fp16", "bf16"):
         return None
-    if model.device.type == "cpu":
-        reporter.warn(f"--dtype {dtype} is not used", "on the CPU everything is computed in fp32", "")
+    from ganctl.nn.precision import computes_in
+
+    if not computes_in(dtype, model.device):
+        why = "this processor has no such arithmetic: everything is computed in fp32"
+        reporter.warn(f"--dtype {dtype} is not used", why, "")
         return None
     return dtype
 

@@ -57,7 +57,7 @@ class TranslateRequest:
     from_file: str | None = None
     device: str = "auto"
     dtype: str = "auto"
-    """fp16 and bf16 on a GPU; fp32 otherwise."""
+    """fp16 and bf16 where the device has them; fp32 otherwise."""
     overwrite: bool = False
     fail_fast: bool = False
 
@@ -214,12 +214,15 @@ def settle(jobs: Sequence[Job], request: TranslateRequest, model: "Model") -> li
 
 def read(item: Item, request: TranslateRequest, model: "Model") -> Item:
     """The item with its bytes (a video's stay on the disk) and the request its output will carry."""
+    from ganctl.nn.precision import computes_in
+
     path = item.job.ref.path
     if path is not None and is_video(item.job):
         data, digest = None, sha256(path)
     else:
         data = item.data if item.data is not None else item.job.ref.read()
         digest = hashlib.sha256(data).hexdigest()
+    half = request.dtype in ("fp16", "bf16") and computes_in(request.dtype, model.device)
     made = request_for(
         "translate",
         request.model,
@@ -227,7 +230,7 @@ def read(item: Item, request: TranslateRequest, model: "Model") -> Item:
         seed=request.seed,
         size=request.size,
         concat=request.concat,
-        dtype=request.dtype if request.dtype in ("fp16", "bf16") and model.device.type != "cpu" else None,
+        dtype=request.dtype if half else None,
         input_sha256=digest,
     )
     return replace(item, data=data, request=made)

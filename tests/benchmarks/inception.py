@@ -25,10 +25,10 @@ from PIL import Image
 
 from ganctl.io.listing import find_images
 from ganctl.metrics import features
-from ganctl.metrics.cores import side_by_side
 from ganctl.metrics.fid import frechet_distance
 from ganctl.metrics.resize import inception_input
 from ganctl.metrics.sources import decoded
+from ganctl.nn.cores import side_by_side
 from ganctl.nn.features.inception_fast import fast
 from ganctl.workflows.fid import FidRequest, run
 from tests.conftest import golden

@@ -19,6 +19,7 @@ from ganctl.io.progress import Reporter
 from ganctl.io.seeds import seed_class
 from ganctl.load import load
 from ganctl.models.stylegan3 import transformed
+from ganctl.nn import precision
 from ganctl.workflows.sample import SampleRequest, resolve, run
 from tests.cli.test_sample import imported
 from tests.conftest import Shell, Tiny
@@ -331,3 +332,26 @@ def test_a_model_without_w_refuses_what_needs_one(lively: Tiny, tmp_path: Path) 
         assert e.value.what == f"cannot use {option}"
         assert e.value.why == f"'{model}' is of the family dcgan, which has no latent space W" and e.value.hint
     assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_on_a_processor_that_has_it(style: SampleRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 moves a picture a little, the same way in every batch, and is written into the file; else it is fp32."""
+    warned: list[str] = []
+    style = replace(style, num=2, overwrite=True)
+    made = []
+    for has, request in (
+        (False, replace(style, dtype="bf16")),
+        (True, replace(style, dtype="bf16", batch_size=1)),
+        (True, replace(style, dtype="bf16", batch_size=2)),
+    ):
+        monkeypatch.setattr(precision, "computes_in", lambda half, device, has=has: has)
+        results: list[Mapping[str, Any]] = []
+        run(request, Reporter(result=results.append, warn=lambda *parts: warned.append(" ".join(parts))))
+        paths = [Path(r["path"]) for r in results]
+        assert (request_of(paths[0]) or {}).get("dtype") == ("bf16" if has else None)
+        made.append([path.read_bytes() for path in paths])
+    assert warned == ["--dtype bf16 is not used this processor has no such arithmetic: everything is computed in fp32 "]
+    assert made[1] == made[2]
+    for exact, half in zip(made[0], made[1], strict=True):
+        a, b = (read_image(data, name="x").pixels.astype(int) for data in (exact, half))
+        assert 0 < abs(a - b).mean() < 3

@@ -8,6 +8,7 @@ from ganctl.config import parse
 from ganctl.errors import UsageError
 from ganctl.losses.regularizers import path_length_penalty, path_lengths
 from ganctl.models import stylegan2
+from ganctl.nn import winograd
 from ganctl.nn.clip import clip
 from ganctl.phase import Adam, Batch, Progress
 
@@ -24,6 +25,10 @@ def tiny(**changes: object) -> tuple[stylegan2.Config, stylegan2.Nets]:
             q.data.fill_(0.5)
     nets.G.mapping.w_avg.normal_()
     return cfg, nets
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(s) for s in seeds]
 
 
 def progress() -> Progress:
@@ -68,9 +73,6 @@ def test_noise_is_each_images_own_and_none_is_the_mean() -> None:
     _, nets = tiny()
     G = nets.G
     w = G.map(G.prior(range(3)))
-
-    def generators(*seeds: int) -> list[torch.Generator]:
-        return [torch.Generator().manual_seed(s) for s in seeds]
 
     const, none = G.synthesize(w), G.synthesize(w, noise="none")
     random = G.synthesize(w, noise=generators(5, 6, 7))
@@ -185,6 +187,19 @@ def test_half_precision_stays_near_and_only_where_it_may() -> None:
                 logits = nets.D(x)
             assert [dtypes[side] == half for side in (4, 8, 16)] == expected
             assert x.dtype == logits.dtype == torch.float32 and (x - exact).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("g", ["skip", "resnet"])
+def test_pictures_and_training_agree(g: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where gradients are wanted layers are plain convolutions; pictures are made the faster way."""
+    monkeypatch.setattr(winograd, "SMALLEST", 4)
+    _, nets = tiny(g_architecture=g, clamp=1.0)
+    w = nets.G.map(nets.G.prior(range(3)))
+    for noise in ("const", "none", None):
+        exact = nets.G.synthesize(w, noise=noise or generators(5, 6, 7))
+        with torch.no_grad():
+            fast = nets.G.synthesize(w, noise=noise or generators(5, 6, 7))
+        assert exact.requires_grad and 0 < (fast - exact).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize("resolution", [4, 12, 48])

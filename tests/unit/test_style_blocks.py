@@ -1,5 +1,7 @@
 """The blocks of the StyleGAN line against their definitions: scipy's upfirdn, zero insertion, one sample at a time."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,12 @@ import torch.nn.functional as F
 from scipy.signal import upfirdn
 from torch import Tensor
 
+from ganctl.nn import winograd
 from ganctl.nn.equalized import EqualizedConv2d, EqualizedLinear, activate
 from ganctl.nn.minibatch_std import minibatch_std
-from ganctl.nn.modulated import modulated_conv2d
+from ganctl.nn.modulated import demodulation, modulated_conv2d
 from ganctl.nn.resample import BINOMIAL, conv_down2, conv_up2, downsample2d, fir_filter, upfirdn2d, upsample2d
+from ganctl.nn.winograd import styled_layer
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -115,6 +119,33 @@ def test_modulated_convolution_is_each_samples_own() -> None:
             twice = modulated_conv2d(x, weight, s, demodulate=demodulate, up_filter=f, fused=fused)
             assert (same - torch.cat([a for a, _ in rows])).abs().max() < 1e-12
             assert (twice - torch.cat([b for _, b in rows])).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("up", "height", "width", "tiles"), [(1, 19, 16, 256), (2, 10, 33, 256), (1, 40, 9, 6), (2, 32, 8, 6)]
+)
+def test_layers_of_pictures_are_the_plain_ones(
+    up: int, height: int, width: int, tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of any size, in one strip or in many, by one thread or two, and whatever else is in the batch."""
+    monkeypatch.setattr(winograd, "TILES", tiles)
+    shapes = (3, 5, height, width), (4, 5, 3, 3), (3, 5), (4,), (3, 1, height * up, width * up)
+    x, weight, s, bias, maps = (normal(*shape, seed=i).float() for i, shape in enumerate(shapes))
+    f = fir_filter((1.0, 3.0, 5.0, 2.0)) if up == 2 else None
+    for noise, clamp in ((maps, 1.5), (maps[0, 0], None), (None, None)):
+        plain = modulated_conv2d(x, weight, s, padding=1, up_filter=f) + (0 if noise is None else noise)
+        plain = activate(plain + bias[:, None, None], "lrelu", gain=0.5, clamp=None if clamp is None else 2 * clamp)
+        d = demodulation(weight, s)
+        y = styled_layer(x, weight, s, d, bias, noise, f, gain=math.sqrt(0.5), clamp=clamp)
+        assert y.shape == plain.shape and (y - plain).abs().max() < 3e-5
+        own = noise if noise is None or noise.ndim == 2 else noise[1:2]
+        alone = styled_layer(x[1:2], weight, s[1:2], d[1:2], bias, own, f, gain=math.sqrt(0.5), clamp=clamp)
+        assert alone.equal(y[1:2])
+    torch.set_num_threads(2)
+    try:
+        assert (styled_layer(x, weight, s, d, bias, None, f, gain=math.sqrt(0.5)) - y).abs().max() < 1e-5
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_penalties_can_be_differentiated_through_every_block() -> None:

@@ -1,6 +1,6 @@
-"""Threads with one core each: images side by side, where torch would put all cores on one layer after another.
+"""Threads with one core each: images, or parts of one, side by side, where torch would put all cores on each step.
 
-Torch's own threads meet after every layer, and one that a decoder or another program holds up makes all wait. Whole
+Torch's own threads meet after every step, and one that a decoder or another program holds up makes all wait. Whole
 images in independent threads lose only the time that was taken: on two busy cores Inception takes a fifth less.
 """
 
