@@ -101,6 +101,7 @@ def open_weights(work: Work) -> None:
     """
     from ganctl.load import load
     from ganctl.metrics.features import open_extractor
+    from ganctl.nn.precision import computes_in
 
     request, plan = work.request, work.plan
     for side in plan.sides:
@@ -118,6 +119,9 @@ def open_weights(work: Work) -> None:
     if any(side.kind != "stats" for side in plan.sides) or any(m.kind == "is" for m in plan.metrics):
         settings = {"mode": request.mode or MODES[0], "dims": request.dims or DIMS[-1], "device": work.device}
         dtype = "fp32" if request.dtype == "auto" else request.dtype
+        if dtype == "bf16" and plan.networks and not computes_in(dtype, work.device):
+            why = "this processor has no bfloat16 arithmetic, and would take many times as long as in fp32"
+            raise UsageError("cannot use --dtype bf16", why, "leave it out")
         for network in plan.networks:
             work.extractors[network] = open_extractor(network, **settings, dtype=dtype, reporter=work.reporter)
 

@@ -8,6 +8,7 @@ from ganctl.metrics.features import inception_extractor, tensors_sha256
 from ganctl.metrics.resize import inception_input
 from ganctl.nn.features import inception_fast
 from ganctl.nn.features.inception import DIMS, Inception
+from ganctl.nn.precision import computes_in
 from tests.conftest import golden
 from tests.golden import inception_weights
 
@@ -109,6 +110,7 @@ def test_the_fast_graph_is_the_plain_one(net: Inception, fuses: bool, monkeypatc
         assert torch.equal(quick.logits(found), net.logits(found))
 
 
+@pytest.mark.skipif(not computes_in("bf16", torch.device("cpu")), reason="needs a processor with bfloat16 arithmetic")
 def test_bfloat16_costs_two_digits(net: Inception) -> None:
     recorded, _ = inception_weights.arrays(golden(EXCERPT))
     x = inception_input(
