@@ -137,7 +137,7 @@ def build(cfg: Config) -> Nets:
 
 def enlarged(n: Nets, b: Batch) -> Tensor:
     """G of the batch made smaller: sec. 3.2 makes low resolution by a bicubic kernel."""
-    return n.G((shrink(b.x, n.G.scale) + 1) / 2)
+    return n.G.translate(shrink(b.x, n.G.scale))
 
 
 def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:

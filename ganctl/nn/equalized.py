@@ -56,32 +56,23 @@ class EqualizedLinear(nn.Module):
 
 
 class EqualizedConv2d(nn.Module):
-    """act(x ∗ (W · gain / √(inputs · k²)) + b) of the same size, for odd k."""
+    """x ∗ (W · gain / √(inputs · k²)) + b of the same size, for odd k."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        *,
-        bias: bool = True,
-        gain: float = 1.0,
-        activation: Activation = "linear",
-        clamp: float | None = None,
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, gain: float = 1.0) -> None:
         super().__init__()
-        self.scale, self.clamp = gain / math.sqrt(inputs * kernel**2), clamp
-        self.activation: Activation = activation
+        self.scale = gain / math.sqrt(inputs * kernel**2)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Float[Tensor, "n i h w"]) -> Float[Tensor, "n o h w"]:
-        x = F.conv2d(x, self.weight * self.scale, self.bias, padding=self.weight.shape[-1] // 2)
-        return activate(x, self.activation, clamp=self.clamp)
+        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.weight.shape[-1] // 2)
 
 
 class ResampledConv2d(nn.Module):
-    """Equalised convolution at twice, half or the same size: layers of D, skips of residual blocks."""
+    """Equalised convolution at twice, half or the same size, activated: StyleGAN2's layers of D and residual skips.
+
+    `gain`, of each use, is that of `activate`. The filter is a buffer at every size, as in the published layout.
+    """
 
     def __init__(
         self,

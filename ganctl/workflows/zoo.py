@@ -267,12 +267,13 @@ def _verify_one(name: str) -> dict[str, Any]:
                 f"{key} of its seed-0 picture is {checks.get(key)}, the card says {value}",
                 "run it with another --device or PyTorch; if it stays, report it",
             )
+    how = _pin(entry)[1]
     return {
         "name": name,
         "path": str(file),
         "sha256": found,
-        "pinned": bool(_pin(entry)[0]),
-        "hash": _pin(entry)[1] or None,
+        "pinned": bool(how),
+        "hash": how or None,
         "revision": _revision(entry, bundle),
         "checks": checks,
         "checked": sorted(card.get("checks", {})),

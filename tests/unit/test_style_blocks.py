@@ -10,7 +10,7 @@ from scipy.signal import upfirdn
 from torch import Tensor
 
 from ganctl.nn import winograd
-from ganctl.nn.equalized import EqualizedConv2d, EqualizedLinear, activate
+from ganctl.nn.equalized import EqualizedConv2d, EqualizedLinear, ResampledConv2d, activate
 from ganctl.nn.minibatch_std import minibatch_std
 from ganctl.nn.modulated import demodulation, modulated_conv2d
 from ganctl.nn.resample import BINOMIAL, conv_down2, conv_up2, downsample2d, fir_filter, upfirdn2d, upsample2d
@@ -183,8 +183,8 @@ def test_equalized_layers_keep_the_variance_and_scale_the_learning_rate() -> Non
         layer.bias += 1.0
         assert abs(float((layer(x[:1]) - before).abs().max()) - lr * 2**0.5) < 1e-5
     assert torch.equal(EqualizedLinear(3, 2, bias=1.0)(torch.zeros(1, 3)), torch.ones(1, 2))
-    conv = EqualizedConv2d(64, 16, 3, gain=2.0, activation="linear")
+    conv = EqualizedConv2d(64, 16, 3, gain=2.0)
     assert abs(float(conv(torch.randn(8, 64, 16, 16)).var()) - 4 * (1 - 2 / 16 / 3) ** 2) < 0.3
-    bounded = EqualizedConv2d(64, 16, 1, bias=False, activation="lrelu", clamp=0.5)(torch.randn(2, 64, 4, 4))
+    bounded = ResampledConv2d(64, 16, 1, bias=False, clamp=0.5)(torch.randn(2, 64, 4, 4))
     assert bounded.max() == 0.5 and bounded.min() == -0.5
     assert activate(torch.tensor([2.0, -10.0]), "lrelu", gain=0.5, clamp=1.0).tolist() == [0.5, -0.5]
