@@ -85,6 +85,31 @@ class Translator(Protocol):
 
 
 @runtime_checkable
+class Styled(Translator, Protocol):
+    """y = F(x, s): a translator that is told the style of its output by a code s.
+
+    Codes are linear: the weighted mean of several, from pictures or drawn, is a style between them. `reverse`, where a
+    network has it, is one too, with styles of its own.
+    """
+
+    style_prior: bool
+    """Whether styles can be drawn: there is `draw_style(seeds) -> [n, *s]`, one code per seed, each from a generator of
+    its own, on the CPU; and without a style `translate` takes that of its seed. Elsewhere it needs one."""
+    own_style: bool
+    """Whether `encode_style` understands an input too, whose own style a style can then be blended with."""
+
+    def encode_style(self, x: Float[Tensor, "n k h w"]) -> Float[Tensor, "n *s"]:
+        """Codes of pictures on `target.range`, of any size."""
+        ...
+
+    def translate(
+        self, x: Float[Tensor, "n c h w"], *, seed: int = 0, style: Float[Tensor, "m *s"] | None = None
+    ) -> Float[Tensor, "n k h2 w2"]:
+        """Of `style` there is one code for each image, or one for all."""
+        ...
+
+
+@runtime_checkable
 class Autoencoder(Protocol):
     """encode and decode; encode gives the code's mean, so it is repeatable."""
 
