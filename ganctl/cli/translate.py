@@ -35,6 +35,23 @@ def translate(
             rich_help_panel=PICTURE,
         ),
     ] = "keep",
+    tile: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Translate larger pictures in tiles of N pixels a side; 0 is off.", rich_help_panel=PICTURE
+        ),
+    ] = 0,
+    tile_overlap: Annotated[
+        int, typer.Option(min=0, help="Pixels that neighbouring tiles share and blend.", rich_help_panel=PICTURE)
+    ] = 32,
+    direction: Annotated[
+        Literal["AtoB", "BtoA"] | None,
+        typer.Option(help="Which way, of models that know both. Default: AtoB.", rich_help_panel=PICTURE),
+    ] = None,
+    cycle: Annotated[
+        bool,
+        typer.Option("--cycle", help="There and back: the input as both ways reconstruct it.", rich_help_panel=PICTURE),
+    ] = False,
     batch_size: Annotated[
         str,
         typer.Option(
@@ -55,7 +72,12 @@ def translate(
     ] = "png",
     suffix: Annotated[str, typer.Option(help="Added to each output's stem.", rich_help_panel=IMAGES)] = "",
     concat: Annotated[
-        bool, typer.Option("--concat", help="Input and output side by side.", rich_help_panel=PICTURE)
+        bool,
+        typer.Option(
+            "--concat",
+            help="Input and output side by side; with --cycle the reconstruction too.",
+            rich_help_panel=PICTURE,
+        ),
     ] = False,
     recursive: Annotated[bool, typer.Option(help="Folders inside folders.", rich_help_panel=IMAGES)] = True,
     from_file: Annotated[
@@ -79,6 +101,7 @@ def translate(
     common = show.common()
     request = TranslateRequest(
         model=model, inputs=tuple(inputs or ()), out=out, size=size, seed=seed, format=format,
+        tile=tile, tile_overlap=tile_overlap, direction=direction, cycle=cycle,
         batch_size=show.auto_number("--batch-size", batch_size),
         suffix=suffix, concat=concat, recursive=recursive, from_file=from_file, device=common.device,
         dtype=common.dtype, overwrite=common.overwrite, fail_fast=common.fail_fast,

@@ -12,9 +12,9 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from ganctl.catalog import check_name
 from ganctl.config import config
-from ganctl.errors import DeviceError, GanctlError, UsageError, quoted
+from ganctl.errors import GanctlError, UsageError, quoted
 from ganctl.io.files import atomic_write, sha256
-from ganctl.io.images import encode, from_pixels, read_image, resize, to_channels, to_pixels
+from ganctl.io.images import encode, read_image, resize
 from ganctl.io.limits import MAX_PIXELS
 from ganctl.io.outputs import check_writable, default_folder, request_for, shown_name, status_of
 from ganctl.io.progress import SILENT, Reporter
@@ -22,6 +22,8 @@ from ganctl.io.video import VIDEO_SUFFIXES, Video, need_av, read_video, write_vi
 from ganctl.workflows.generate import half_precision
 from ganctl.workflows.pipeline import overlapped
 from ganctl.workflows.targets import STREAM, Job, Tally, list_inputs, plan, refuse_clashes
+from ganctl.workflows.translate_tiles import check_tiles
+from ganctl.workflows.translate_way import Way, find_way, finish
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +47,14 @@ class TranslateRequest:
     """A file, a folder, '-' for standard output, or None for out/<model>/translate/."""
     size: str = "keep"
     """keep | N | WxH: of the picture the network sees and gives back."""
+    tile: int = 0
+    """Side of the pieces that larger pictures are translated in; 0: every picture whole."""
+    tile_overlap: int = 32
+    """Pixels that neighbouring tiles share, at least."""
+    direction: Literal["AtoB", "BtoA"] | None = None
+    """Of a model that translates both ways; None is AtoB."""
+    cycle: bool = False
+    """There and back: what comes out is the input's reconstruction, F(G(x))."""
     batch_size: int | None = None
     """Images of one size computed together on a GPU; None picks by size. On the CPU it is always one."""
     seed: int = 0
@@ -52,7 +62,7 @@ class TranslateRequest:
     suffix: str = ""
     """Added to every output's stem."""
     concat: bool = False
-    """Input and output side by side."""
+    """Input and output side by side; with `cycle` the reconstruction after them."""
     recursive: bool = True
     from_file: str | None = None
     device: str = "auto"
@@ -102,9 +112,11 @@ def run(request: TranslateRequest, reporter: Reporter = SILENT, *, stdout: IO[by
         what = f"cannot translate with {quoted(request.model)}"
         hint = "see: ganctl zoo list --task translate"
         raise UsageError(what, f"{quoted(model.model)} does not turn images into images", hint)
+    way = find_way(model, request.direction, request.cycle, request.concat)
+    way = replace(way, tile=request.tile, overlap=request.tile_overlap)
     half = half_precision(model, request.dtype, reporter)
     items = settle(jobs, request, model)
-    work = Work(request, model, parse_size(request.size), half, stdout)
+    work = Work(request, model, way, parse_size(request.size), half, stdout)
     tally = Tally(reporter, "translate", len(jobs), request.fail_fast)
     counts = Counter({"written": 0, "exists": 0, "failed": 0})
     notes = Counter[str]()
@@ -127,6 +139,7 @@ def prepare(request: TranslateRequest, reporter: Reporter = SILENT) -> list[Job]
     """The cheap checks: model and inputs there, outputs named, no clash, a place to write. Raises UsageError."""
     check_name(request.model)
     parse_size(request.size)
+    check_tiles(request.tile, request.tile_overlap)
     if re.search(r"[/\\\0]", request.suffix):
         raise UsageError(f"cannot use --suffix {quoted(request.suffix)}", "it becomes part of a file name")
     out = Path(request.out) if request.out not in (None, STREAM) else None
@@ -229,6 +242,9 @@ def read(item: Item, request: TranslateRequest, model: "Model") -> Item:
         model.revision,
         seed=request.seed,
         size=request.size,
+        tile=[request.tile, request.tile_overlap] if request.tile else None,
+        direction="BtoA" if request.direction == "BtoA" else None,
+        cycle=request.cycle or None,
         concat=request.concat,
         dtype=request.dtype if half else None,
         input_sha256=digest,
@@ -242,6 +258,7 @@ class Work:
 
     request: TranslateRequest
     model: "Model"
+    way: Way
     size: tuple[int, int] | None
     half: str | None
     stdout: IO[bytes] | None
@@ -261,6 +278,8 @@ class Work:
     def together(self, group: Sequence[Item], item: Item) -> bool:
         """Whether the image may be computed in one batch with its neighbours: same size, and room for it."""
         first = group[0].pixels
+        if self.request.tile:
+            return False
         # On the CPU one by one: how a convolution splits its sums depends on the batch, and bytes must not.
         if self.model.device.type == "cpu" or first is None or item.pixels is None:
             return False
@@ -282,13 +301,18 @@ class Work:
             return [replace(group[0], pixels=None, error=e)]
         ms = 1000 * (time.perf_counter() - start) / len(group)
         return [
-            replace(item, pixels=finish(item.pixels, out, self.request.concat), ms=ms)
+            replace(
+                item,
+                pixels=finish(item.pixels, self.way.split(out), self.request.concat),
+                notes=item.notes + self.way.told(item.pixels),
+                ms=ms,
+            )
             for item, out in zip(group, outputs, strict=True)
             if item.pixels is not None
         ]
 
     def translate(self, images: "Sequence[np.ndarray]") -> "list[np.ndarray]":
-        return translate(images, self.model, self.request.seed, self.half)
+        return self.way.translate(images, self.model.device, self.request.seed, self.half)
 
     def encode(self, item: Item) -> Item:
         if item.pixels is None:
@@ -341,7 +365,7 @@ class Work:
         for frame in source.frames:
             frame = resize(frame, self.size or frame.shape[:2])
             (out,) = self.translate([frame])
-            done = finish(frame, out, self.request.concat)
+            done = finish(frame, self.way.split(out), self.request.concat)
             if not sizes:
                 sizes.append((done.shape[1], done.shape[0]))
             yield done
@@ -362,46 +386,3 @@ class Work:
         if item.notes:
             found["notes"] = list(item.notes)
         return found
-
-
-def translate(images: "Sequence[np.ndarray]", model: "Model", seed: int, half: str | None = None) -> "list[np.ndarray]":
-    """Images uint8 [H, W, C] of one size → uint8 [H', W', K], through reflection up to the stride and back.
-
-    Raises GanctlError for NaN in the result and DeviceError when memory runs out.
-    """
-    import numpy as np
-    import torch
-
-    from ganctl.nn.precision import inference
-
-    net = model.net
-    height, width = images[0].shape[:2]
-    flat = np.stack([to_channels(image, net.source.channels) for image in images])
-    below, right = -height % net.stride, -width % net.stride
-    # numpy's reflection goes on past the image's own size, which torch's does not.
-    padded = np.pad(flat, ((0, 0), (0, below), (0, right), (0, 0)), mode="reflect")
-    try:
-        with inference(model.device, half):
-            y = net.translate(from_pixels(padded, net.source.range).to(model.device), seed=seed)
-        pixels = to_pixels(y, net.target.range)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
-        # The CPU's allocator has no exception of its own.
-        if type(e) is RuntimeError and "allocate" not in str(e):
-            raise
-        why = f"{len(images)} of {width}x{height} pixels do not fit into the memory of {model.device}"
-        raise DeviceError("cannot translate the image", why, "try a smaller --size, or --device cpu") from e
-    scale_h, scale_w = pixels.shape[1] / padded.shape[1], pixels.shape[2] / padded.shape[2]
-    return list(pixels[:, : round(height * scale_h), : round(width * scale_w)])
-
-
-def finish(source: "np.ndarray", output: "np.ndarray", concat: bool) -> "np.ndarray":
-    """The output with the input's alpha, and beside the input if asked."""
-    import numpy as np
-
-    size = output.shape[:2]
-    if source.shape[2] == 4:
-        output = np.concatenate([to_channels(output, 3), resize(source[:, :, 3:], size)], 2)
-    if concat:
-        channels = max(source.shape[2], output.shape[2])
-        output = np.concatenate([to_channels(resize(source, size), channels), to_channels(output, channels)], 1)
-    return output

@@ -75,11 +75,11 @@ def test_frames_rate_and_sound_are_kept_and_a_second_run_skips(clip: Path, tiny:
     assert made and made["verb"] == "translate" and made["model"] == bundle.name
     # The pictures are the network's, as far as H.264 keeps them.
     from ganctl.load import load
-    from ganctl.workflows.translate import translate
+    from ganctl.workflows.translate_way import Way, translate
 
     model = load(str(bundle), device="cpu")
     for frame, got in zip(read_video(Path("in.mp4")).frames, read_video(Path("out.mp4")).frames, strict=True):
-        (want,) = translate([frame], model, 0)
+        (want,) = translate(Way((model.net,)), [frame], model.device, 0)
         assert abs(float(got.mean()) - float(want.mean())) < 6
     stamp = Path("out.mp4").stat().st_mtime_ns
     results.clear()
