@@ -10,6 +10,8 @@ class Image:
     size: tuple[int, int] | None
     channels: int
     range: tuple[float, float] = (-1.0, 1.0)
+    numbers: bool = False
+    """Whether it is a label map: a pixel's three bytes are its class, and its object's number ÷ 256 and remainder."""
 
 
 @dataclass(frozen=True)

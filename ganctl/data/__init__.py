@@ -64,6 +64,8 @@ class Dataset:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """Images left out, with the reason."""
     unpaired: bool = False
+    numbers: bool = False
+    """Whether x are label maps (io/label_maps.py)."""
     held: "Dataset | None" = None
     """Images kept from training."""
 
@@ -111,20 +113,25 @@ def open_dataset(
     resolution: int,
     channels: int,
     source_channels: int | None = None,
+    label_nc: int | None = None,
     labels: bool = False,
     workers: int = 4,
     on_progress: OnProgress = lambda *_: None,
 ) -> Dataset:
-    """Reads the data a model asks for. `source_channels` given: pairs; `labels`: class indices are needed.
+    """Reads the data a model asks for. `source_channels` given: pairs, with `label_nc` those of a label map and a
+    picture; `labels`: class indices are needed.
 
     Raises UsageError: no such path, no images, too many unreadable ones, no pairs, no classes.
     """
     from ganctl.data.idx import find_idx, open_idx
     from ganctl.data.images import open_images
+    from ganctl.data.label_maps import open_label_maps
     from ganctl.data.paired import open_pairs, open_unpaired
 
     assert cfg.path
-    if source_channels is not None and cfg.pairs == "unpaired":
+    if label_nc is not None:
+        data = open_label_maps(cfg, resolution, channels, label_nc, workers, on_progress)
+    elif source_channels is not None and cfg.pairs == "unpaired":
         data = open_unpaired(cfg, resolution, channels, source_channels, workers, on_progress)
     elif source_channels is not None:
         data = open_pairs(cfg, resolution, channels, source_channels, workers, on_progress)

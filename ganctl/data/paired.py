@@ -7,6 +7,7 @@ import numpy as np
 
 from ganctl.data import DataConfig, Dataset, OnProgress, check_size
 from ganctl.data.images import decode_all, list_images
+from ganctl.data.label_maps import holds_label_maps
 from ganctl.errors import UsageError, quoted
 from ganctl.io.images import BadImage, center_crop_resize, read_image, to_channels
 from ganctl.io.listing import ImageRef, scan
@@ -24,6 +25,9 @@ def open_pairs(
     size = (resolution + cfg.jitter, resolution + cfg.jitter)
     refs: list[ImageRef] | list[Pair]
     found = _two_folders(cfg) if cfg.pairs == "files" else None
+    if found is None and cfg.pairs == "files" and holds_label_maps(cfg.path):
+        hint = "pass --set label_nc=N, the number of classes, to a model that takes them: pix2pixhd"
+        raise UsageError(f"{quoted(cfg.path)} holds label maps", "their pixels are numbers, and no picture", hint)
     refs, left_out = found or list_images(cfg.path)
     refs = refs[: cfg.subset]
     check_size(len(refs), *size, channels + source_channels)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", *(b"P%d" % n for n in range(1, 7)))
-FILTERS = {"lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4}
+FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4}
 USER_COMMENT, EXIF_IFD, ORIENTATION, BITS_PER_SAMPLE = 0x9286, 0x8769, 0x0112, 0x0102
 SIDES = {"jpg": 65_500, "webp": 16_383}
 """The longest side that the format can hold (libjpeg, libwebp)."""
@@ -46,13 +46,16 @@ class Picture:
     """A decoded image."""
 
     pixels: "np.ndarray"
-    """uint8 [height, width, channels]: 1 grey, 3 RGB, 4 RGBA; upright."""
+    """uint8 [height, width, channels]: 1 grey, 3 RGB, 4 RGBA; upright. Of a label map its three numbers."""
     notes: tuple[str, ...] = ()
     """What was done to an odd file, in words: 'rotated by EXIF', 'first of several frames'."""
 
 
-def read_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decodes one image fully. Raises BadImage: no image, damaged, too large, or pixels without a written rule."""
+def read_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS, numbers: bool = False) -> Picture:
+    """Decodes one image fully. Raises BadImage: no image, damaged, too large, or pixels without a written rule.
+
+    `numbers`: it is a label map, whose pixels are taken as they are (io/label_maps.py).
+    """
     where = f"cannot read image {quoted(name)}"
     if not data:
         raise BadImage(where, "it is empty (0 bytes)")
@@ -64,8 +67,9 @@ def read_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Pictu
         raise BadImage(where, fault)
     try:
         if png:
-            return _decode(pixels_only(data), where, max_pixels, ("first of several frames",) * is_animated(data))
-        return _decode(raw_of_plain(data) or data, where, max_pixels)
+            told = ("first of several frames",) * is_animated(data)
+            return _decode(pixels_only(data), where, max_pixels, told, numbers=numbers)
+        return _decode(raw_of_plain(data) or data, where, max_pixels, numbers=numbers)
     except BadImage:
         raise
     except Exception as e:  # Pillow's decoders raise nearly anything on damaged bytes
@@ -98,7 +102,10 @@ def to_channels(pixels: "np.ndarray", channels: int) -> "np.ndarray":
 
 
 def resize(pixels: "np.ndarray", size: tuple[int, int], filter: str = "lanczos") -> "np.ndarray":
-    """uint8 [H, W, C] to size (h, w), antialiased (Pillow's resampling): lanczos, bicubic, bilinear or box."""
+    """uint8 [H, W, C] to size (h, w), antialiased (Pillow's resampling): lanczos, bicubic, bilinear or box.
+
+    nearest gives every pixel the value of one of the input's.
+    """
     if filter not in FILTERS:
         raise UsageError(f"unknown filter {quoted(filter)}", f"known: {', '.join(FILTERS)}")
     if pixels.shape[:2] == tuple(size):
@@ -226,7 +233,7 @@ def from_pixels(pixels: "np.ndarray", range: tuple[float, float]) -> "Tensor":
     return planes.float() * ((high - low) / 255) + low
 
 
-def _decode(data: bytes, where: str, max_pixels: int, notes: tuple[str, ...] = ()) -> Picture:
+def _decode(data: bytes, where: str, max_pixels: int, notes: tuple[str, ...] = (), *, numbers: bool = False) -> Picture:
     with open_image(data) as image:
         width, height = image.size
         if width < 1 or height < 1:
@@ -234,7 +241,12 @@ def _decode(data: bytes, where: str, max_pixels: int, notes: tuple[str, ...] = (
         if width * height > max_pixels:
             raise BadImage(where, f"it has {width} x {height} pixels, more than the limit of {max_pixels}")
         turn = _orientation(image)
-        if image.format == "PNG" and data[24] == 16:
+        if numbers:
+            from ganctl.io.label_maps import numbers_of
+
+            image.load()
+            pixels, told = numbers_of(image, where), []
+        elif image.format == "PNG" and data[24] == 16:
             from ganctl.io.png import read_deep_png
 
             pixels, told = read_deep_png(data), ["16 bits reduced to 8"]

@@ -222,7 +222,7 @@ class Generator(nn.Module):
     def __init__(self, cfg: Config) -> None:
         super().__init__()
         self.label_nc, self.boundaries = cfg.label_nc, cfg.boundaries
-        self.source = Image(None, 3 if cfg.label_nc else cfg.source_channels)
+        self.source = Image(None, 3 if cfg.label_nc else cfg.source_channels, numbers=bool(cfg.label_nc))
         self.target = Image(None, cfg.channels)
         self.enhancers = cfg.enhancers if cfg.network == "local" else 0
         self.stride = 2 ** (cfg.num_downs + self.enhancers)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ganctl.errors import GanctlError, UsageError
 from ganctl.io.files import cache_root
 from ganctl.io.images import grid, to_pixels, write_image
+from ganctl.io.label_maps import coloured
 from ganctl.io.progress import SILENT, Reporter
 from ganctl.workflows.recipe import Recipe
 
@@ -26,7 +27,8 @@ def reals(data: "Dataset", path: Path) -> None:
         write_image(path, grid(list(data.x[:CELLS]), 8))
     else:
         shown = min(PAIRS, len(data.x), len(data.y))
-        cells = [a for pair in zip(data.x[:shown], data.y[:shown], strict=True) for a in pair]
+        x = coloured(data.x[:shown]) if data.numbers else data.x[:shown]
+        cells = [a for pair in zip(x, data.y[:shown], strict=True) for a in pair]
         write_image(path, grid(cells, 2))
 
 
@@ -59,7 +61,8 @@ def progress_grid(net: Any, data: "Dataset", recipe: Recipe, path: Path, device:
             x, y = data.x[:shown, :side, :side], data.y[:shown, :side, :side]
 
             def through(first: Any, pixels: Any, *more: Any) -> list[Any]:
-                made, columns = from_pixels(pixels, first.source.range).to(device), [pixels]
+                made = from_pixels(pixels, first.source.range).to(device)
+                columns = [coloured(pixels) if first.source.numbers else pixels]
                 for way in (first, *more):
                     made = way.translate(made)
                     columns.append(to_pixels(made, way.target.range))

@@ -301,6 +301,7 @@ def open_data(recipe: Recipe, workers: int, reporter: Reporter) -> "Dataset":
         resolution=cfg.resolution,
         channels=cfg.channels,
         source_channels=getattr(cfg, "source_channels", None),
+        label_nc=getattr(cfg, "label_nc", None),
         labels=classes is not None,
         workers=workers,
         on_progress=reporter.progress,
@@ -397,7 +398,8 @@ def _settings_of(config: Mapping[str, Any], recipe: Recipe) -> str:
         return [{k: t.shape for k, t in net.state_dict().items()} for net in networks(skeleton(module, cfg)).values()]
 
     own, plain, found = shapes(recipe.config), recipe.plain()["config"], []
-    for key in config.keys() & plain.keys() - {"resolution", "channels", "classes"}:
+    # Training from coarse to fine, some differ on purpose.
+    for key in config.keys() & plain.keys() - {"resolution", "channels", "classes", *getattr(module, "GROWN", ())}:
         if config[key] != plain[key]:
             with contextlib.suppress(UsageError):
                 other = parse(module.Config, {**plain, key: config[key]}, where="the bundle's config")

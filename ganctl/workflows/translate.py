@@ -269,8 +269,10 @@ class Work:
             return item
         try:
             item = read(item, self.request, self.model)
-            picture = read_image(item.data or b"", name=item.job.label)
-            pixels = resize(picture.pixels, self.size or picture.pixels.shape[:2])
+            numbers = self.model.net.source.numbers
+            picture = read_image(item.data or b"", name=item.job.label, numbers=numbers)
+            size = self.size or picture.pixels.shape[:2]
+            pixels = resize(picture.pixels, size, "nearest" if numbers else "lanczos")
             return replace(item, data=None, pixels=pixels, notes=picture.notes)
         except GanctlError as e:
             return replace(item, data=None, error=e)
@@ -345,6 +347,9 @@ class Work:
         start = time.perf_counter()
         sizes: list[tuple[int, int]] = []
         try:
+            if self.model.net.source.numbers:
+                why = "the model takes label maps, and a video's pixels are colours"
+                raise UsageError(f"cannot translate {quoted(source_path)}", why, "give it images")
             item = read(item, self.request, self.model)
             source = read_video(source_path)
             left_out = write_video(
