@@ -269,7 +269,7 @@ class Work:
             return item
         try:
             item = read(item, self.request, self.model)
-            numbers = self.model.net.source.numbers
+            numbers = self.way.source.numbers
             picture = read_image(item.data or b"", name=item.job.label, numbers=numbers)
             size = self.size or picture.pixels.shape[:2]
             pixels = resize(picture.pixels, size, "nearest" if numbers else "lanczos")
@@ -305,7 +305,7 @@ class Work:
         return [
             replace(
                 item,
-                pixels=finish(item.pixels, self.way.split(out), self.request.concat),
+                pixels=finish(self.way.shown(item.pixels), self.way.split(out), self.request.concat),
                 notes=item.notes + self.way.told(item.pixels),
                 ms=ms,
             )
@@ -347,7 +347,7 @@ class Work:
         start = time.perf_counter()
         sizes: list[tuple[int, int]] = []
         try:
-            if self.model.net.source.numbers:
+            if self.way.source.numbers:
                 why = "the model takes label maps, and a video's pixels are colours"
                 raise UsageError(f"cannot translate {quoted(source_path)}", why, "give it images")
             item = read(item, self.request, self.model)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ganctl.errors import DeviceError, UsageError, quoted
 from ganctl.io.images import from_pixels, resize, to_channels, to_pixels
+from ganctl.io.label_maps import coloured
 from ganctl.workflows.translate_tiles import WHOLE, tiled
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from ganctl.load import Model
     from ganctl.protocols import Translator
+    from ganctl.spec import Image
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class Way:
     """Whether all their outputs are kept, one behind the other in the channels, or the last one only."""
     tile: int = 0
     overlap: int = 0
+
+    @property
+    def source(self) -> "Image":
+        return self.nets[0].source
 
     @property
     def stride(self) -> int:
@@ -53,6 +59,10 @@ class Way:
         """What was done to a picture of this size, in words."""
         larger = max(image.shape[:2]) > self.tile + -self.tile % self.stride
         return (WHOLE,) if self.tile and larger and self.halo is None else ()
+
+    def shown(self, image: "np.ndarray") -> "np.ndarray":
+        """An input to be looked at."""
+        return coloured(image) if self.source.numbers else image
 
     def split(self, made: "np.ndarray") -> "list[np.ndarray]":
         """The outputs that lie behind one another in the channels."""
@@ -84,7 +94,7 @@ def translate(
 
     from ganctl.nn.precision import inference
 
-    source, stride = way.nets[0].source, way.stride
+    source, stride = way.source, way.stride
     height, width = images[0].shape[:2]
     flat = np.stack([to_channels(image, source.channels) for image in images])
     below, right = -height % stride, -width % stride
