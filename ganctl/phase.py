@@ -1,7 +1,7 @@
 """One update of training: which networks move, by which loss, how often, how far."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,22 @@ def as_they_are(x: Tensor) -> Tensor:
     return x
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a run asks of D beside its family's loss."""
+
+    real_labels: tuple[float, float] | None = None
+    """Labels of real images are drawn from here; None: the family's …"""
+    fake_labels: tuple[float, float] | None = None
+    """… of generated ones …"""
+    g_label: float | None = None
+    """… and the one that G wants D to give."""
+    penalties: Mapping[str, float] = field(default_factory=dict)
+    """Weights by name (`losses.objective.PENALTIES`) …"""
+    penalty_every: int = 1
+    """… computed every k-th step, weight × k."""
+
+
 @dataclass
 class Progress:
     """Where training stands, and its only source of randomness.
@@ -47,6 +63,7 @@ class Progress:
     """What every image passes before D sees it (`train.aug`), real or generated; gradients pass it too."""
     vary: Callable[[Tensor], Tensor] | None = None
     """What may be done to an image without a change of D's logit, where that is asked of D (`train.aug: bcr`)."""
+    asked: Asked = Asked()
     verdicts: list[Tensor] = field(default_factory=list)
     """Means of the signs of D's logits of real images, since the loop last took them."""
 

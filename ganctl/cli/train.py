@@ -25,7 +25,7 @@ def train(
     workers: Annotated[int, typer.Option(help="Threads that decode images.", rich_help_panel=DATA)] = 4,
     batch: Annotated[int | None, typer.Option(help="Images a step, all GPUs.", rich_help_panel=MODEL)] = None,
     batch_gpu: Annotated[int | None, typer.Option(help="Images at once; accumulates.", rich_help_panel=MODEL)] = None,
-    loss: Annotated[str | None, typer.Option(help="The family's loss.", rich_help_panel=MODEL)] = None,
+    loss: Annotated[str | None, typer.Option(help="hinge, … [the family's].", rich_help_panel=MODEL)] = None,
     gamma: Annotated[float | None, typer.Option(help="Weight of R1.", rich_help_panel=MODEL)] = None,
     glr: Annotated[float | None, typer.Option(help="Learning rate of G.", rich_help_panel=MODEL)] = None,
     dlr: Annotated[float | None, typer.Option(help="Learning rate of D.", rich_help_panel=MODEL)] = None,

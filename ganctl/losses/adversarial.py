@@ -44,6 +44,11 @@ def wasserstein_g(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
+def hinge_d(real: Tensor, fake: Tensor) -> Tensor:
+    """E max(0, 1 - D(x)) + E max(0, 1 + D(G(z)))  (Lim & Ye 2017; Miyato et al. 2018, eq. 16); G's is Wasserstein's."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
 def relativistic(better: Tensor, worse: Tensor) -> Tensor:
     """-E log sigmoid(D(a) - D(b)) over pairs: D takes real images for a, generated ones for b; G the other way round.
 

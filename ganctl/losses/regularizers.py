@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganctl.nn.norm import rank_mean
 from ganctl.phase import Progress, Terms
@@ -24,8 +24,13 @@ def gradient_norms(D: Callable[[Tensor], Tensor], x: Tensor, *, create_graph: bo
 
 def gradient_penalty(D: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
     """E (‖∇ D(x̂)‖₂ - 1)², x̂ = α x + (1 - α) x̃, α ~ U[0, 1] per sample  (Gulrajani et al. 2017, eq. 3)."""
+    return (gradient_norms(D, interpolated(real, fake, alpha)) - 1).square().mean()
+
+
+def interpolated(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    """x̂ = α x + (1 - α) x̃, one α per sample."""
     alpha = alpha.view(-1, *[1] * (real.ndim - 1))
-    return (gradient_norms(D, alpha * real + (1 - alpha) * fake) - 1).square().mean()
+    return alpha * real + (1 - alpha) * fake
 
 
 def logits_and_penalty(D: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,6 +44,13 @@ def logits_and_penalty(D: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor
         logits = D(x)
         (grad,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
         return logits, grad.square().flatten(1).sum(1)
+
+
+@torch.no_grad()
+def clip_weights(D: nn.Module, c: float) -> None:
+    """w ← clip(w, -c, c)  (Arjovsky et al. 2017, alg. 1, line 7)."""
+    for w in D.parameters():
+        w.clamp_(-c, c)
 
 
 def path_lengths(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from annotated_types import Ge, Le, MaxLen
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import UsageError
-from ganctl.losses.adversarial import LOG_LOSS_G, log_loss_d
+from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.nn.layers import halvings, init_normal, normal_prior, numbered_convs
 from ganctl.nn.norm import BatchNorm
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
@@ -19,6 +19,7 @@ from ganctl.ranges import Count, Moment, Rate
 from ganctl.spec import Image
 
 TRAIN = {"batch": 128}
+AUGMENTS = ASKS = True
 
 Layer = tuple[Count, Count, Count, Annotated[int, Ge(0), Le(64)]]
 """(output channels, kernel, stride, padding) of one (transposed) convolution."""
@@ -42,8 +43,12 @@ class Config:
     """Biases in G's convolutions: they stand before a batch norm, so the figure's network needs none."""
     batch_norm: bool = True
     """False leaves batch norm out of G (WGAN, fig. 6)."""
-    loss: Literal["minimax", "non_saturating"] = "non_saturating"
-    """G's loss: log(1 - D(G(z))) minimised, or log D(G(z)) maximised as everybody does."""
+    d_batch_norm: bool = True
+    """False leaves it out of D, as a penalty on D's gradient at single images needs it."""
+    loss: Loss = "non_saturating"
+    """log D(G(z)) maximised, as everybody does (Goodfellow et al. 2014, sec. 3)."""
+    n_critic: Count = 1
+    """Steps of D for each of G."""
     glr: Rate = 2e-4
     """Sec. 4: Adam with 0.0002 …"""
     dlr: Rate = 2e-4
@@ -113,7 +118,7 @@ class Discriminator(nn.Module):
             out = cfg.ndf * 2**i
             layers.append(nn.Conv2d(width, out, 4, 2, 1, bias=False))
             # No batch norm in the input layer (sec. 3).
-            layers += [*([BatchNorm(out)] if i > 0 else []), nn.LeakyReLU(0.2)]
+            layers += [*([BatchNorm(out)] if i > 0 and cfg.d_batch_norm else []), nn.LeakyReLU(0.2)]
             width = out
         layers.append(nn.Conv2d(width, 1, base, 1, 0, bias=False))
         self.main = nn.Sequential(*layers)
@@ -133,24 +138,23 @@ def build(cfg: Config) -> Nets:
     return Nets(Generator(cfg), Discriminator(cfg))
 
 
-def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """max_D E log D(x) + E log(1 - D(G(z)))  (Goodfellow et al. 2014, eq. 1).
 
     Real and generated images pass D as batches of their own, each with its own batch statistics.
     """
-    fake = n.G(p.normal(len(b.x), n.G.z_dim))
-    return {"D_loss": log_loss_d(n.D(b.x), n.D(fake))}
+    return d_terms(cfg.loss, n.D, b.x, n.G(p.normal(len(b.x), n.G.z_dim)), p)
 
 
-def g_loss(n: Nets, b: Batch, p: Progress, kind: str) -> Terms:
-    """max_G E log D(G(z))  (Goodfellow et al. 2014, sec. 3), or the minimax form."""
-    return {"G_loss": LOG_LOSS_G[kind](n.D(n.G(p.normal(len(b.x), n.G.z_dim))))}
+def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
+    """max_G E log D(G(z))  (Goodfellow et al. 2014, sec. 3), or what `loss` names."""
+    return g_terms(cfg.loss, n.D, b.x, n.G(p.normal(len(b.x), n.G.z_dim)), p)
 
 
 def phases(cfg: Config) -> list[Phase]:
     return [
-        Phase("D", ("D",), d_loss),
-        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg.loss)),
+        Phase("D", ("D",), lambda n, b, p: d_loss(n, b, p, cfg), repeat=cfg.n_critic),
+        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg)),
     ]
 
 

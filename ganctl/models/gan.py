@@ -3,19 +3,20 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ganctl.config import config
-from ganctl.losses.adversarial import LOG_LOSS_G, log_loss_d
+from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.nn.layers import mlp, normal_prior, pixels
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate, Widths
 from ganctl.spec import Image
 
 TRAIN = {"batch": 100}
+AUGMENTS = ASKS = True
 
 
 @config
@@ -30,7 +31,7 @@ class Config:
     """Rectifier layers of G (sec. 5)."""
     d_hidden: Widths = (512, 256)
     """Deviation: leaky ReLU 0.2 in place of maxout and dropout (sec. 5)."""
-    loss: Literal["minimax", "non_saturating"] = "non_saturating"
+    loss: Loss = "non_saturating"
     """Sec. 3: "rather than training G to minimize log(1 - D(G(z))) we can train G to maximize log D(G(z))"."""
     k: Count = 1
     """Discriminator steps for each generator step (alg. 1)."""
@@ -85,22 +86,21 @@ def build(cfg: Config) -> Nets:
     return Nets(Generator(cfg), Discriminator(cfg))
 
 
-def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """max_D E log D(x) + E log(1 - D(G(z)))  (eq. 1)."""
-    fake = n.G(p.normal(len(b.x), n.G.z_dim))
-    return {"D_loss": log_loss_d(n.D(b.x), n.D(fake))}
+    return d_terms(cfg.loss, n.D, b.x, n.G(p.normal(len(b.x), n.G.z_dim)), p)
 
 
-def g_loss(n: Nets, b: Batch, p: Progress, kind: str) -> Terms:
+def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """min_G E log(1 - D(G(z))), or max_G E log D(G(z))  (eq. 1 and sec. 3)."""
-    return {"G_loss": LOG_LOSS_G[kind](n.D(n.G(p.normal(len(b.x), n.G.z_dim))))}
+    return g_terms(cfg.loss, n.D, b.x, n.G(p.normal(len(b.x), n.G.z_dim)), p)
 
 
 def phases(cfg: Config) -> list[Phase]:
     """Alg. 1: k steps of D, one of G."""
     return [
-        Phase("D", ("D",), d_loss, repeat=cfg.k),
-        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg.loss)),
+        Phase("D", ("D",), lambda n, b, p: d_loss(n, b, p, cfg), repeat=cfg.k),
+        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg)),
     ]
 
 

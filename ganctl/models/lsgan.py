@@ -1,13 +1,14 @@
 """LSGAN: Mao et al., Least Squares Generative Adversarial Networks, 2017. arXiv:1611.04076."""
 
 from ganctl.config import config
-from ganctl.losses.adversarial import least_squares_d, least_squares_g
+from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.models import dcgan
 from ganctl.models.dcgan import Nets
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate, Real
 
 TRAIN = {"batch": 64}
+AUGMENTS = ASKS = True
 
 
 @config
@@ -24,6 +25,10 @@ class Config:
     """Width of G's last hidden layer."""
     ndf: Count = 64
     """Width of D's first layer (fig. 2)."""
+    d_batch_norm: bool = True
+    """False leaves it out of D."""
+    loss: Loss = "least_squares"
+    """Eq. 2."""
     a: Real = 0.0
     """Target of D for generated images (eq. 9: a = 0, b = c = 1) …"""
     b: Real = 1.0
@@ -39,7 +44,14 @@ class Config:
 
 
 def networks(cfg: Config) -> dcgan.Config:
-    return dcgan.Config(resolution=cfg.resolution, channels=cfg.channels, z_dim=cfg.z_dim, ngf=cfg.ngf, ndf=cfg.ndf)
+    return dcgan.Config(
+        resolution=cfg.resolution,
+        channels=cfg.channels,
+        z_dim=cfg.z_dim,
+        ngf=cfg.ngf,
+        ndf=cfg.ndf,
+        d_batch_norm=cfg.d_batch_norm,
+    )
 
 
 def build(cfg: Config) -> Nets:
@@ -48,13 +60,12 @@ def build(cfg: Config) -> Nets:
 
 def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """min_D ½ E (D(x) - b)² + ½ E (D(G(z)) - a)²  (eq. 2)."""
-    fake = n.G(p.normal(len(b.x), n.G.z_dim))
-    return {"D_loss": least_squares_d(n.D(b.x), n.D(fake), cfg.a, cfg.b)}
+    return d_terms(cfg.loss, n.D, b.x, n.G(p.normal(len(b.x), n.G.z_dim)), p, (cfg.a, cfg.b))
 
 
 def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """min_G ½ E (D(G(z)) - c)²  (eq. 2)."""
-    return {"G_loss": least_squares_g(n.D(n.G(p.normal(len(b.x), n.G.z_dim))), cfg.c)}
+    return g_terms(cfg.loss, n.D, b.x, n.G(p.normal(len(b.x), n.G.z_dim)), p, cfg.c)
 
 
 def phases(cfg: Config) -> list[Phase]:

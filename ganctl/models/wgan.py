@@ -1,15 +1,15 @@
 """WGAN: Arjovsky, Chintala & Bottou, Wasserstein GAN, 2017. arXiv:1701.07875."""
 
-import torch
-
 from ganctl.config import config
-from ganctl.losses.adversarial import wasserstein_d, wasserstein_g
+from ganctl.losses.objective import Loss, d_terms, g_terms
+from ganctl.losses.regularizers import clip_weights
 from ganctl.models import dcgan
 from ganctl.models.dcgan import Nets
 from ganctl.phase import Batch, Optimizer, Phase, Progress, RMSprop, Terms
 from ganctl.ranges import Count, Rate
 
 TRAIN = {"batch": 64}
+AUGMENTS = ASKS = True
 
 
 @config
@@ -31,6 +31,10 @@ class Config:
 
     Deviation: G's widths still double towards the input; the figure's are constant.
     """
+    d_batch_norm: bool = True
+    """False leaves it out of the critic."""
+    loss: Loss = "wasserstein"
+    """Eq. 3."""
     clip: Rate = 0.01
     """c: the box [-c, c] that holds the critic's weights (alg. 1)."""
     n_critic: Count = 5
@@ -49,6 +53,7 @@ def networks(cfg: Config) -> dcgan.Config:
         ngf=cfg.ngf,
         ndf=cfg.ndf,
         batch_norm=cfg.batch_norm,
+        d_batch_norm=cfg.d_batch_norm,
     )
 
 
@@ -56,28 +61,26 @@ def build(cfg: Config) -> Nets:
     return dcgan.build(networks(cfg))
 
 
-def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """max_f E f(x) - E f(g(z))  (eq. 3); minus this term is the estimate of the Wasserstein distance."""
-    fake = n.G(p.normal(len(b.x), n.G.z_dim))
-    return {"D_loss": wasserstein_d(n.D(b.x), n.D(fake))}
+    return d_terms(cfg.loss, n.D, b.x, n.G(p.normal(len(b.x), n.G.z_dim)), p)
 
 
-def g_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """min_g -E f(g(z))  (alg. 1, line 10)."""
-    return {"G_loss": wasserstein_g(n.D(n.G(p.normal(len(b.x), n.G.z_dim))))}
-
-
-@torch.no_grad()
-def clip_weights(n: Nets, c: float) -> None:
-    """w ← clip(w, -c, c)  (alg. 1, line 7)."""
-    for w in n.D.parameters():
-        w.clamp_(-c, c)
+    return g_terms(cfg.loss, n.D, b.x, n.G(p.normal(len(b.x), n.G.z_dim)), p)
 
 
 def phases(cfg: Config) -> list[Phase]:
     return [
-        Phase("D", ("D",), d_loss, repeat=cfg.n_critic, after=lambda n: clip_weights(n, cfg.clip)),
-        Phase("G", ("G",), g_loss),
+        Phase(
+            "D",
+            ("D",),
+            lambda n, b, p: d_loss(n, b, p, cfg),
+            repeat=cfg.n_critic,
+            after=lambda n: clip_weights(n.D, cfg.clip),
+        ),
+        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg)),
     ]
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ganctl.config import config
-from ganctl.losses.adversarial import wasserstein_d, wasserstein_g
+from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.losses.regularizers import gradient_penalty
 from ganctl.nn.layers import halvings, normal_prior
 from ganctl.nn.norm import BatchNorm
@@ -17,6 +17,7 @@ from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image
 
 TRAIN = {"batch": 64}
+AUGMENTS = ASKS = True
 
 
 @config
@@ -33,6 +34,8 @@ class Config:
     """Feature maps of every block, G and critic (appendix F)."""
     batch_norm: bool = True
     """In G only: the penalty speaks of single samples, so the critic has none (sec. 4, "No critic batch norm")."""
+    loss: Loss = "wasserstein"
+    """Eq. 3."""
     gp_weight: Weight = 10.0
     """λ (alg. 1)."""
     n_critic: Count = 5
@@ -128,19 +131,19 @@ def build(cfg: Config) -> Nets:
 def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """E D(x̃) - E D(x) + λ E (‖∇ D(x̂)‖₂ - 1)²  (eq. 3); minus the first term estimates the Wasserstein distance."""
     fake = n.G(p.normal(len(b.x), n.G.z_dim))
-    penalty = gradient_penalty(n.D, b.x, fake, p.uniform(len(b.x)))
-    return {"D_loss": wasserstein_d(n.D(b.x), n.D(fake)), "D_gp": cfg.gp_weight * penalty}
+    penalty = gradient_penalty(lambda x: n.D(p.augment(x)), b.x, fake, p.uniform(len(b.x)))
+    return {**d_terms(cfg.loss, n.D, b.x, fake, p), "D_gp": cfg.gp_weight * penalty}
 
 
-def g_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """-E D(G(z))  (alg. 1, line 12)."""
-    return {"G_loss": wasserstein_g(n.D(n.G(p.normal(len(b.x), n.G.z_dim))))}
+    return g_terms(cfg.loss, n.D, b.x, n.G(p.normal(len(b.x), n.G.z_dim)), p)
 
 
 def phases(cfg: Config) -> list[Phase]:
     return [
         Phase("D", ("D",), lambda n, b, p: d_loss(n, b, p, cfg), repeat=cfg.n_critic),
-        Phase("G", ("G",), g_loss),
+        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg)),
     ]
 
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import DivergedError
+from ganctl.losses.objective import PENALTIES
+from ganctl.losses.regularizers import clip_weights
 from ganctl.nn.augment import LAWS, SETS, augment, every, translated
 from ganctl.nn.diffaugment import diffaugment
 from ganctl.nn.precision import lowered
-from ganctl.phase import Batch, Nets, Optimizer, Phase, Progress, as_they_are, half_cosine
+from ganctl.phase import Asked, Batch, Nets, Optimizer, Phase, Progress, as_they_are, half_cosine
 from ganctl.train import distributed, ema, optim
 from ganctl.train.ada import Ada, Pace, step
 
@@ -62,6 +64,20 @@ class TrainConfig:
     aug_pipe: str | dict[str, float] = "bgc"
     """Transformations of ada and fixed: blit, geom, color, filter, noise, cutout, and bg, bgc … of their initials; or
     each by its name with its share of the strength, such as {xflip: 1, hue: 0.5}."""
+    instance_noise: float = 0.0
+    """Standard deviation of Gaussian noise on every image that D sees (Sønderby et al. 2017, arXiv:1610.04490), images
+    being in [-1, 1]; it falls linearly to 0 at the end of the run."""
+    real_labels: tuple[float, float] | None = None
+    """Of a loss with labels: real images get one drawn from here, [0.9, 0.9] for one-sided smoothing, [0.7, 1.2] for
+    noisy labels; None: the family's, 1 …"""
+    fake_labels: tuple[float, float] | None = None
+    """… generated ones one from here, such as [0, 0.3]; None: the family's, 0 …"""
+    g_label: float | None = None
+    """… and G, with least squares, wants D to say this (c)."""
+    penalties: dict[str, float] = field(default_factory=dict)
+    """Added to D's loss, each with its weight: r1, r2, gp, gp_one_sided, gp_zero; clip is the bound of D's weights."""
+    penalty_every: int = 1
+    """Lazily: the penalties every k-th step, k times as strong (StyleGAN2, sec. 3.1)."""
     freezed: int = 0
     """Layers of D, from the image on, that keep their weights (Mo et al. 2020): for training from another model."""
     init_from: str | None = None
@@ -78,8 +94,16 @@ class TrainConfig:
                 raise ValueError(f"aug_pipe gives shares from 0 to 1 to some of {', '.join(LAWS)}")
         elif self.aug_pipe not in SETS:
             raise ValueError(f"aug_pipe is one of {', '.join(SETS)}")
-        if min(self.ema_kimg, self.ema_rampup or 0, self.seed, self.freezed) < 0:
-            raise ValueError("ema_kimg, ema_rampup, seed and freezed must not be negative")
+        if min(self.ema_kimg, self.ema_rampup or 0, self.seed, self.freezed, self.instance_noise) < 0:
+            raise ValueError("ema_kimg, ema_rampup, seed, freezed and instance_noise must not be negative")
+        for labels in (self.real_labels, self.fake_labels):
+            if labels and not -math.inf < labels[0] <= labels[1] < math.inf:
+                raise ValueError("real_labels and fake_labels are two numbers, the lower first")
+        for name, weight in self.penalties.items():
+            if name not in PENALTIES or not 0 < weight < math.inf:
+                raise ValueError(f"penalties gives weights above 0 to some of {', '.join(PENALTIES)}")
+        if self.penalty_every < 1:
+            raise ValueError("penalty_every is 1 or more")
         if not 0 <= self.burn_in_kimg < math.inf:
             raise ValueError("burn_in_kimg must be 0 or more, and finite")
         if self.batch_gpu is not None and (self.batch_gpu <= 0 or self.batch % self.batch_gpu):
@@ -164,7 +188,21 @@ def fit(
 
 
 def augmentation(state: State, cfg: TrainConfig) -> Callable[[Tensor], Tensor]:
-    """For `Progress.augment`: what `cfg.aug` names, at the strength of the moment."""
+    """For `Progress.augment`: what `cfg.aug` names, at the strength of the moment, then the noise."""
+    transform = transformation(state, cfg)
+    if not cfg.instance_noise:
+        return transform
+
+    def noisy(x: Tensor) -> Tensor:
+        p = state.progress
+        sigma = cfg.instance_noise * max(0.0, 1 - p.nimg / (cfg.kimg * 1000))
+        return transform(x) + sigma * p.normal(*x.shape)
+
+    return noisy
+
+
+def transformation(state: State, cfg: TrainConfig) -> Callable[[Tensor], Tensor]:
+    """What `cfg.aug` names, at the strength of the moment."""
     if cfg.aug in ("none", "bcr"):
         return as_they_are
     if cfg.aug == "diffaug":
@@ -181,6 +219,18 @@ def augmentation(state: State, cfg: TrainConfig) -> Callable[[Tensor], Tensor]:
 def variation(progress: Progress, cfg: TrainConfig) -> Callable[[Tensor], Tensor] | None:
     """For `Progress.vary`: the transformation of bCR, moves within 8 px at 256 px (the code of 2006.06676)."""
     return (lambda x: translated(x, progress, 1 / 32)) if cfg.aug == "bcr" else None
+
+
+def asked(cfg: TrainConfig) -> Asked:
+    return Asked(cfg.real_labels, cfg.fake_labels, cfg.g_label, cfg.penalties, cfg.penalty_every)
+
+
+def clipped(phases: list[Phase], cfg: TrainConfig) -> list[Phase]:
+    """The phases, D's weights cut after each update of D where the run's penalties say so."""
+    bound = cfg.penalties.get("clip")
+    if bound is None:
+        return phases
+    return [replace(f, after=lambda n: clip_weights(n.D, bound)) if f.updates == ("D",) else f for f in phases]
 
 
 def risen(cfg: TrainConfig, nimg: int) -> float:

@@ -108,6 +108,9 @@ def resolve(reference: str, changes: Mapping[str, Any], settings: Sequence[str])
         values[section][place] = value
     for key, value in changes.items():
         if value is not None:
+            if key == "config.r1_gamma" and getattr(module, "ASKS", False):
+                values["train"]["penalties"] = {**values["train"].get("penalties", {}), "r1": value}
+                continue
             section, _, place = key.partition(".")
             if place not in {f.name for f in fields(classes[section])}:
                 own = ", ".join(f.name for f in fields(module.Config))
@@ -146,6 +149,7 @@ def _check(recipe: Recipe, module: Any) -> None:
             raise UsageError(f"cannot use --metrics {name} with {recipe.model}", why, "leave it out")
     if recipe.train.aug != "none" and not getattr(module, "AUGMENTS", False):
         raise UsageError(f"cannot use --aug {recipe.train.aug} with {recipe.model}", "its losses do not augment")
+    _check_objective(recipe, module)
     if recipe.train.freezed and not hasattr(module, "first_layers"):
         why = "its discriminator's layers cannot be frozen one by one"
         raise UsageError(f"cannot use --freezed with {recipe.model}", why, "leave it out")
@@ -157,6 +161,38 @@ def _check(recipe: Recipe, module: Any) -> None:
         raise UsageError(f"cannot use unpaired images with {recipe.model}", "its losses compare no such images")
     if recipe.data.path_b and not hasattr(recipe.config, "source_channels"):
         raise UsageError(f"cannot use a second side of data with {recipe.model}", "it does not learn from pairs")
+
+
+def _check_objective(recipe: Recipe, module: Any) -> None:
+    """Raises UsageError for what is asked of D and cannot be: by its loss, or because its networks go together ill."""
+    from ganctl.losses.objective import LABELLED
+
+    train, cfg, model = recipe.train, recipe.config, recipe.model
+    loss, gradients = getattr(cfg, "loss", None), [k for k in train.penalties if k != "clip"]
+    labels = [k for k in ("real_labels", "fake_labels", "g_label") if getattr(train, k) is not None]
+    if train.instance_noise and not getattr(module, "AUGMENTS", False):
+        raise UsageError(f"cannot use instance_noise with {model}", "its losses do not augment", "leave it out")
+    if (labels or train.penalties) and not getattr(module, "ASKS", False):
+        names = ", ".join([*labels, *(["penalties"] if train.penalties else [])])
+        raise UsageError(f"cannot use {names} with {model}", "its losses are fixed by its paper", "leave it out")
+    if labels and loss not in LABELLED:
+        why = f"{loss} compares D's answers with no label"
+        raise UsageError(f"cannot use {labels[0]} with {model}", why, f"pass --loss {LABELLED[1]} or {LABELLED[2]}")
+    if train.g_label is not None and loss != "least_squares":
+        raise UsageError("cannot use g_label", f"G's part of {loss} has no label", "pass --loss least_squares")
+    if gradients and getattr(cfg, "d_batch_norm", False):
+        why = "D's batch norm ties its answers for one image to the others"
+        raise UsageError(f"cannot use penalties {gradients[0]} with {model}", why, "pass --set d_batch_norm=false")
+    if "clip" in train.penalties and hasattr(cfg, "clip"):
+        raise UsageError(f"cannot use penalties clip with {model}", "its own clip does that", "pass --set clip=0.01")
+    if "clip" in train.penalties and gradients:
+        why = f"clip and {gradients[0]} bound D's slope in two ways, which fight"
+        raise UsageError("cannot use these penalties together", why, "choose one")
+    if train.penalty_every > 1 and not gradients:
+        raise UsageError("cannot use penalty_every", "there is no penalty on D's gradient", "pass --set penalties=…")
+    if train.aug == "ada" and loss == "wasserstein":
+        why = "the sign of a critic's answer says nothing, and ada goes by it"
+        raise UsageError(f"cannot use --aug ada with {model}", why, "pass --aug diffaug, or another --loss")
 
 
 def _check_dtype(recipe: Recipe, module: Any) -> None:

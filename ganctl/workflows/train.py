@@ -252,7 +252,7 @@ def _fit(session: "Session", stop: Stop) -> None:
     from ganctl.data.loader import batches
     from ganctl.load import family
     from ganctl.train.checkpoint import snapshots
-    from ganctl.train.loop import fit
+    from ganctl.train.loop import clipped, fit
 
     p, recipe = session.state.progress, session.recipe
     stream = batches(
@@ -270,7 +270,7 @@ def _fit(session: "Session", stop: Stop) -> None:
     try:
         finished = fit(
             session.state,
-            family(recipe.model).phases(recipe.config),
+            clipped(family(recipe.model).phases(recipe.config), recipe.train),
             stream,
             recipe.train,
             on_tick=session.tick,
@@ -328,7 +328,7 @@ def new_state(recipe: Recipe, device: Any) -> "State":
     from ganctl.phase import Progress
     from ganctl.train import distributed, optim
     from ganctl.train.ada import Ada
-    from ganctl.train.loop import State, augmentation, networks, strength, variation
+    from ganctl.train.loop import State, asked, augmentation, networks, strength, variation
 
     module = family(recipe.model)
     world = distributed.world()
@@ -350,6 +350,7 @@ def new_state(recipe: Recipe, device: Any) -> "State":
     kept = frozen(module, nets, recipe.train.freezed)
     state = State(nets, average, optimizers, progress, Ada(p=strength(recipe.train, 0)), kept, specs=specs)
     progress.augment, progress.vary = augmentation(state, recipe.train), variation(progress, recipe.train)
+    progress.asked = asked(recipe.train)
     return state
 
 
