@@ -41,7 +41,7 @@ def d_terms(
         p.judged(on_real - doubt)
     if loss in LABELLED:
         compare = squared if loss == "least_squares" else cross_entropy
-        a, b = p.asked.fake_labels or (labels[0],) * 2, p.asked.real_labels or (labels[1],) * 2
+        a, b = p.asked.fake_labels or (labels[0], labels[0]), p.asked.real_labels or (labels[1], labels[1])
         term = compare(on_real, drawn(b, on_real, p)) + compare(on_fake, drawn(a, on_fake, p))
     elif loss in RELATIVE:
         term = RELATIVE[loss](on_real, on_fake)

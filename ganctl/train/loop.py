@@ -227,9 +227,9 @@ def asked(cfg: TrainConfig) -> Asked:
 
 def clipped(phases: list[Phase], cfg: TrainConfig) -> list[Phase]:
     """The phases, D's weights cut after each update of D where the run's penalties say so."""
-    bound = cfg.penalties.get("clip")
-    if bound is None:
+    if "clip" not in cfg.penalties:
         return phases
+    bound = cfg.penalties["clip"]
     return [replace(f, after=lambda n: clip_weights(n.D, bound)) if f.updates == ("D",) else f for f in phases]
 
 
