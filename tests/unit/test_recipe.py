@@ -87,7 +87,7 @@ def test_gamma_is_the_weight_of_r1_wherever_there_is_one():
         ("stylegan3", ("num_fp16_res=0",), {"train.dtype": "bf16"}, "cannot train stylegan3 in bf16", "num_fp16_res=4"),
         ("dcgan", ("batch=0",), {}, "cannot use train of recipe 'dcgan'", ""),
         ("lenet", (), {"config.glr": 1.0}, "cannot use --glr with lenet", ""),
-        ("dcgan", (), {"config.r1_gamma": 1.0}, "cannot use --gamma with dcgan", ""),
+        ("vae", (), {"config.r1_gamma": 1.0}, "cannot use --gamma with vae", ""),
         ("dcgan", (), {"train.freezed": 2}, "cannot use --freezed with dcgan", ""),
         ("dcgan", ("glr=auto",), {}, "cannot use config of recipe 'dcgan'", ""),
         ("dcgan", ("holdout=3",), {}, "cannot use holdout with dcgan", ""),
