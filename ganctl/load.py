@@ -297,8 +297,11 @@ def _published(entry: catalog.ZooEntry, file: Path) -> "dict[str, dict[str, torc
 
 
 def average_name(net: str, key: str, public: str) -> str:
-    """The name of a network in a bundle: the public one under a key such as `G_ema` or `avgG` is a moving average."""
-    return f"{net}_ema" if net == public and re.search(r"ema|avg|smooth", key, re.IGNORECASE) else net
+    """The name of a network in a bundle: the public one under a key such as `G_ema` or `avgG` is a moving average.
+
+    FUNIT's files call it `gen_test`.
+    """
+    return f"{net}_ema" if net == public and re.search(r"ema|avg|smooth|gen_test", key, re.IGNORECASE) else net
 
 
 def _inside(value: Any, keys: str, where: str) -> Any:

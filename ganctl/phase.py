@@ -17,11 +17,15 @@ Nets = Any
 
 @dataclass
 class Batch:
-    """x: images [N,C,H,W] in the model's range. y: the other image of a pair, same layout. c: class indices [N]."""
+    """x: images [N,C,H,W] in the model's range. y: the other image of a pair, same layout. c: class indices [N].
+
+    cy: those of y, where it is an image of another class.
+    """
 
     x: Tensor
     y: Tensor | None = None
     c: Tensor | None = None
+    cy: Tensor | None = None
 
 
 def as_they_are(x: Tensor) -> Tensor:

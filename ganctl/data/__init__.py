@@ -25,9 +25,10 @@ class DataConfig:
     """The other side of pairs, or of what is unpaired, kept in two folders; then `path` holds side A."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """Which half of a pair is the source; A is the left one."""
-    pairs: Literal["files", "grey", "unpaired"] = "files"
+    pairs: Literal["files", "grey", "unpaired", "classes"] = "files"
     """files: pairs are given, in two folders by their names; grey: the source is the target's luma (colouring needs no
-    pairs); unpaired: images of A and of B that have nothing to do with each other, as many as there are of each."""
+    pairs); unpaired: images of A and of B that have nothing to do with each other, as many as there are of each;
+    classes: beside each image, one of another class."""
     subset: int | None = None
     """The first N images only."""
     holdout: int = 0
@@ -145,6 +146,9 @@ def open_dataset(
             "this model learns classes",
             "sort the images into one folder for each class, or put the IDX label file beside the images",
         )
+    if cfg.pairs == "classes" and (data.c is None or (data.c == data.c[0]).all()):
+        where = f"cannot use the images in {quoted(cfg.path)}"
+        raise UsageError(where, "all are of one class, and each needs one of another beside it", "add other classes")
     return data
 
 

@@ -38,7 +38,13 @@ def batches(
 def _batch(data: Dataset, cfg: DataConfig, places: np.ndarray, resolution: int, seed: int) -> Batch:
     index = np.array([_index(len(data), int(p), seed) for p in places])
     x, y = data.x[index], None if data.y is None else data.y[index]
-    if data.unpaired:
+    other = None
+    if cfg.pairs == "classes":
+        other = [_of_another_class(data, int(p), i, seed) for i, p in zip(index, places, strict=True)]
+        y = data.x[other]
+        _augment([x], cfg, places, (seed, 1))
+        _augment([y], cfg, places, (seed, 1 + OTHER))
+    elif data.unpaired:
         assert data.y is not None
         # An order of its own, so that no image of A meets the same one of B every epoch.
         y = data.y[[_index(len(data.y), int(p), seed, OTHER) for p in places]]
@@ -47,8 +53,16 @@ def _batch(data: Dataset, cfg: DataConfig, places: np.ndarray, resolution: int, 
     else:
         _augment([a for a in (x, y) if a is not None], cfg, places, (seed, 1))
     crop = np.s_[:, :resolution, :resolution]
-    c = None if data.c is None else torch.from_numpy(data.c[index])
-    return Batch(_tensor(x[crop]), None if y is None else _tensor(y[crop]), c)
+    c, cy = (None if data.c is None or i is None else torch.from_numpy(data.c[i]) for i in (index, other))
+    return Batch(_tensor(x[crop]), None if y is None else _tensor(y[crop]), c, cy)
+
+
+def _of_another_class(data: Dataset, place: int, image: int, seed: int) -> int:
+    """The first image of another class than that of `image`, from a place in the other side's order on."""
+    assert data.c is not None
+    while data.c[found := _index(len(data), place, seed, OTHER)] == data.c[image]:
+        place += 1
+    return found
 
 
 def _augment(sides: list[np.ndarray], cfg: DataConfig, places: np.ndarray, stream: tuple[int, int]) -> None:

@@ -22,6 +22,9 @@ MAX_DEPTH = 4
 TUPLE = ("G", "D", "G_ema")
 """NVIDIA's TensorFlow pickles: generator, discriminator, the generator's moving average (Gs)."""
 
+DOMAINS = {"a", "b"}
+"""MUNIT's files: one network in two parts, one for each domain."""
+
 
 def networks_in(value: Any, *, bgr: bool = True, key: str = "", depth: int = 0) -> Iterator[tuple[str, Held]]:
     """Every network in a file with its key, prefixes of wrappers taken off: the outer one first.
@@ -39,6 +42,8 @@ def networks_in(value: Any, *, bgr: bool = True, key: str = "", depth: int = 0) 
     items = dict(value if isinstance(value, dict) else enumerate(value))
     if isinstance(value, tuple) and len(items) == len(TUPLE) and all(isinstance(v, TfNetwork) for v in value):
         items = dict(zip(TUPLE, value, strict=True))
+    if set(items) == DOMAINS and all(isinstance(v, dict) for v in items.values()):
+        items = {f"{side}.{k}": v for side, own in items.items() for k, v in own.items()}
     found = {k: v for k, v in items.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
     if found:
         yield key, openmmlab.rgb(found) if bgr else found

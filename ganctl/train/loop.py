@@ -352,7 +352,8 @@ def split(batch: Batch, size: int | None, device: torch.device) -> list[Batch]:
         t = t[rows].to(device, non_blocking=True)
         return t.float() / 127.5 - 1 if t.dtype == torch.uint8 else t
 
-    return [Batch(*(ready(t, slice(i, i + size)) for t in (batch.x, batch.y, batch.c))) for i in range(0, n, size)]
+    whole = (batch.x, batch.y, batch.c, batch.cy)
+    return [Batch(*(ready(t, slice(i, i + size)) for t in whole)) for i in range(0, n, size)]
 
 
 def note(state: State, terms: dict[str, Tensor]) -> None:

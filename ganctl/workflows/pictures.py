@@ -36,18 +36,21 @@ def progress_grid(net: Any, data: "Dataset", recipe: Recipe, path: Path, device:
     """Samples of seeds 0 to 63; of a translator, rows of source, result and target. A classifier shows nothing.
 
     Of one with a way back, rows of x, G(x), F(G(x)), y, F(y), G(F(y)).
+    Of one that needs a style, rows of source, style and result.
     Of super-resolution, whose data have no source, it is the target made smaller, shown in the target's size.
     """
     from ganctl.io.images import from_pixels
     from ganctl.nn.drawing import of_seeds
     from ganctl.nn.precision import inference
     from ganctl.nn.shrink import shrink
-    from ganctl.protocols import Sampler, Translator
+    from ganctl.protocols import Sampler, Styled, Translator
 
     with inference(device):
         if isinstance(net, Sampler):
             images = of_seeds(net, range(CELLS), device)
             write_image(path, grid(list(to_pixels(images, net.x.range)), 8))
+        elif isinstance(net, Styled) and not net.style_prior:
+            write_image(path, grid(styled_rows(net, data, recipe.config.resolution, device), 3))
         elif isinstance(net, Translator):
             side, shown = recipe.config.resolution, min(PAIRS, len(data.x))
             if data.y is None:
@@ -71,6 +74,20 @@ def progress_grid(net: Any, data: "Dataset", recipe: Recipe, path: Path, device:
             back = getattr(net, "reverse", None)
             columns = [*through(net, x), y] if back is None else [*through(net, x, back), *through(back, y, net)]
             write_image(path, grid([a for row in zip(*columns, strict=True) for a in row], len(columns)))
+
+
+def styled_rows(net: Any, data: "Dataset", side: int, device: Any) -> list[Any]:
+    """Source, style and result, eight times. Where styles are images of another class, that is one half the data on."""
+    from ganctl.data import evenly
+    from ganctl.io.images import from_pixels
+
+    shown = min(PAIRS, len(data.x), len(data.x if data.y is None else data.y))
+    rows = evenly(len(data.x), shown)
+    x = data.x[rows, :side, :side]
+    y = (data.x[(rows + len(data.x) // 2) % len(data.x)] if data.y is None else data.y[:shown])[:, :side, :side]
+    style = net.encode_style(from_pixels(y, net.target.range).to(device))
+    made = net.translate(from_pixels(x, net.source.range).to(device), style=style)
+    return [a for row in zip(x, y, to_pixels(made, net.target.range), strict=True) for a in row]
 
 
 def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str, Any]) -> "list[Score]":

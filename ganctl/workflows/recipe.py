@@ -157,8 +157,12 @@ def _check(recipe: Recipe, module: Any) -> None:
         why = "D's view of them is taken where losses augment: in stylegan2, stylegan3 and r3gan"
         raise UsageError(f"cannot use holdout with {recipe.model}", why, "leave it out")
     _check_dtype(recipe, module)
-    if recipe.data.pairs == "unpaired" and not hasattr(module, "DATA"):
+    pairs, wanted = recipe.data.pairs, getattr(module, "DATA", {}).get("pairs", "files")
+    if pairs == "unpaired" != wanted:
         raise UsageError(f"cannot use unpaired images with {recipe.model}", "its losses compare no such images")
+    if pairs != wanted and "classes" in (pairs, wanted):
+        why = "its losses compare images of classes" if wanted == "classes" else "its losses compare no classes"
+        raise UsageError(f"cannot use pairs = {pairs} with {recipe.model}", why, f"leave it at {wanted}")
     if recipe.data.path_b and not hasattr(recipe.config, "source_channels"):
         raise UsageError(f"cannot use a second side of data with {recipe.model}", "it does not learn from pairs")
 

@@ -38,6 +38,8 @@ SMALL = {
     "pix2pix": ("ngf=4", "ndf=4", "num_downs=4", "n_layers=1", "batch=2"),
     "pix2pixhd": ("ngf=2", "ndf=2", "num_downs=2", "res_blocks=1", "num_d=2", "n_layers=1", "local_blocks=1"),
     "cyclegan": ("ngf=4", "ndf=4", "res_blocks=1", "n_layers=1", "pool=3"),
+    "munit": ("ngf=4", "ndf=4", "res_blocks=1", "n_layers=2", "scales=2", "mlp_dim=8", "batch=2"),
+    "funit": ("ngf=2", "ndf=4", "res_blocks=1", "n_layers=2", "mlp_dim=8", "style_dim=4", "classes=2"),
     "srgan": ("width=4", "ndf=4", "num_blocks=1"),
     "esrgan": ("width=4", "ndf=4", "num_blocks=1", "growth=4"),
     "lenet": ("resolution=28",),

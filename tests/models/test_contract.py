@@ -29,8 +29,7 @@ TINY = {
 }  # fmt: skip
 """Small numbers for the field's usual names; a family takes those it has."""
 TRANSLATORS = [m for m in model_names() if hasattr(family(m).Config(), "source_channels")]
-ENLARGERS = ["esrgan", "srgan"]
-SAMPLERS = [m for m in model_names() if public_net(family(m)) != "C" and m not in [*TRANSLATORS, *ENLARGERS]]
+SAMPLERS = [m for m in model_names() if hasattr(dataclasses.fields(family(m).Nets)[0].type, "sample")]
 
 every_model = pytest.mark.parametrize("name", model_names())
 
@@ -72,7 +71,8 @@ def batch(cfg, n: int = 4) -> Batch:
 
     if hasattr(cfg, "source_channels"):
         return Batch(images(cfg.source_channels), images(cfg.channels))
-    return Batch(images(cfg.channels), None, torch.arange(n) % getattr(cfg, "classes", 1))
+    x, c = images(cfg.channels), torch.arange(n) % getattr(cfg, "classes", 1)
+    return Batch(x, images(cfg.channels), c, c.flip(0))
 
 
 @every_model

@@ -89,3 +89,25 @@ def test_unpaired_sides_have_orders_and_augmentations_of_their_own():
     turned = taken(9, Dataset(x, y, unpaired=True), DataConfig(mirror=True))
     left = [torch.cat([getattr(g, side) for g in turned])[:, 0, 0, 0] < 50 for side in "xy"]
     assert all(0 < int(t.sum()) < len(t) for t in left) and not torch.equal(*left)
+
+
+def test_beside_each_image_comes_one_of_another_class():
+    x = numbered(9).x
+    data = Dataset(x, None, np.array([0, 0, 0, 0, 0, 0, 1, 2, 2]), ("a", "b", "c"))
+    cfg = DataConfig(pairs="classes")
+    got = taken(36, data, cfg)
+    a, b = (torch.cat([getattr(g, side) for g in got])[:, 0, 0, 0].tolist() for side in "xy")
+    c, cy = (torch.cat([getattr(g, side) for g in got]).tolist() for side in ("c", "cy"))
+    assert c == [int(data.c[i]) for i in a] and cy == [int(data.c[i]) for i in b]
+    assert all(left != right for left, right in zip(c, cy, strict=True))
+    assert set(b) == set(range(9)) and len(set(zip(a, b, strict=True))) > 25
+    # By the place alone: x is what it would be by itself, and from any place the order goes on; ranks share it.
+    assert torch.equal(taken(1, Dataset(x))[0].x, got[0].x)
+    again = taken(2, data, cfg, start=40)
+    assert torch.equal(torch.cat([g.y for g in again]), torch.cat([g.y for g in got])[40:48])
+    halves = [taken(1, data, cfg, rank=r, world=2)[0] for r in (0, 1)]
+    assert torch.equal(torch.cat([h.cy for h in halves]), got[0].cy)
+    # Mirrored apart from each other.
+    turned = taken(18, data, DataConfig(pairs="classes", mirror=True))
+    left = [torch.cat([getattr(g, side) for g in turned])[:, 0, 0, 0] < 50 for side in "xy"]
+    assert all(0 < int(t.sum()) < len(t) for t in left) and not torch.equal(*left)
