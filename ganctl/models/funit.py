@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import UsageError
-from ganctl.losses.adversarial import hinge_d, hinge_g
+from ganctl.losses.adversarial import hinge_d, wasserstein_g
 from ganctl.losses.regularizers import logits_and_penalty
 from ganctl.nn.content_style import Decoder, at_least, content_encoder, init_kaiming, style_encoder
 from ganctl.nn.layers import mlp, numbered_convs
@@ -211,7 +211,7 @@ def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
         wanted = n.D(y, cy)[1]
     again = n.G.decode(content, n.G.encode_style(x))
     return {
-        "G_loss": hinge_g(logits),
+        "G_loss": wasserstein_g(logits),
         "G_image": cfg.image_weight * F.l1_loss(again, x),
         "G_features": cfg.feature_weight * F.l1_loss(features, wanted),
     }
