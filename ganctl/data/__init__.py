@@ -33,6 +33,9 @@ class DataConfig:
     """The first N images only."""
     holdout: int = 0
     """Images kept from training, spread evenly over the others: D's view of them shows how far it overfits (r_v)."""
+    crop: Literal["center", "random"] = "center"
+    """center: the largest centred square, resized; random: a square of the image's own pixels, somewhere else each time
+    (super-resolution)."""
     mirror: bool = False
     """Flip each image left to right with probability one half."""
     jitter: int = 0
@@ -47,6 +50,8 @@ class DataConfig:
             raise ValueError("holdout must not be negative")
         if self.jitter < 0:
             raise ValueError("jitter must not be negative")
+        if self.jitter and self.crop == "random":
+            raise ValueError("jitter is of centred squares: crop random takes its place")
         if not 0 <= self.max_bad < 1:
             raise ValueError("max_bad must be a share from 0 to below 1")
 
@@ -67,6 +72,8 @@ class Dataset:
     unpaired: bool = False
     numbers: bool = False
     """Whether x are label maps (io/label_maps.py)."""
+    whole: list[np.ndarray] | None = None
+    """The images at their own sizes [h,w,C], to be cropped at random; x then holds their centres."""
     held: "Dataset | None" = None
     """Images kept from training."""
 
@@ -76,7 +83,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """sha256 of every pixel and label: the same data give the same run."""
         digest = hashlib.sha256()
-        for a in (self.x, self.y, self.c):
+        for a in (self.x, self.y, self.c, *(self.whole or ())):
             if a is not None:
                 digest.update(f"{a.dtype} {a.shape}".encode())
                 digest.update(np.ascontiguousarray(a).data)
@@ -96,6 +103,7 @@ def held_out(data: Dataset, count: int) -> Dataset:
             None if data.c is None else data.c[rows],
             data.classes,
             data.skipped,
+            whole=None if data.whole is None else [data.whole[i] for i in np.flatnonzero(rows)],
         )
         for rows in (apart, ~apart)
     )
@@ -125,7 +133,7 @@ def open_dataset(
     Raises UsageError: no such path, no images, too many unreadable ones, no pairs, no classes.
     """
     from ganctl.data.idx import find_idx, open_idx
-    from ganctl.data.images import open_images
+    from ganctl.data.images import open_images, open_photos
     from ganctl.data.label_maps import open_label_maps
     from ganctl.data.paired import open_pairs, open_unpaired
 
@@ -138,6 +146,8 @@ def open_dataset(
         data = open_pairs(cfg, resolution, channels, source_channels, workers, on_progress)
     elif found := find_idx(Path(cfg.path)):
         data = open_idx(found, cfg, resolution, channels)
+    elif cfg.crop == "random":
+        data = open_photos(cfg, resolution, channels, workers, on_progress)
     else:
         data = open_images(cfg, resolution, channels, workers, on_progress)
     if labels and data.c is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ganctl.data import DataConfig, Dataset, check_size
+from ganctl.data.images import centers
 from ganctl.errors import UsageError, quoted
 from ganctl.io.idx import read_idx
 from ganctl.io.images import center_crop_resize, to_channels
@@ -37,14 +38,23 @@ def open_idx(path: Path, cfg: DataConfig, resolution: int, channels: int) -> Dat
     images = images[: cfg.subset]
     if images.ndim == 3:
         images = images[..., None]
+    whole = None
+    if cfg.crop == "random":
+        height, width = images.shape[1:3]
+        if min(height, width) < resolution:
+            why = f"they are {width}x{height}"
+            raise UsageError(f"cannot crop {resolution} px of the images of {quoted(path)}", why, "pass --resolution")
+        check_size(len(images), height, width, channels)
+        whole = [to_channels(i, channels) for i in images]
+        images = centers(whole, resolution)
     check_size(len(images), resolution, resolution, channels)
     if images.shape[1:] != (resolution, resolution, channels):
         size = (resolution, resolution)
         images = np.stack([to_channels(center_crop_resize(i, size), channels) for i in images])
     if labels is None:
-        return Dataset(images)
+        return Dataset(images, whole=whole)
     names = tuple(str(k) for k in range(int(labels.max()) + 1))
-    return Dataset(images, c=labels[: cfg.subset], classes=names)
+    return Dataset(images, c=labels[: cfg.subset], classes=names, whole=whole)
 
 
 def _labels(path: Path, n: int) -> np.ndarray | None:

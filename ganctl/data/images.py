@@ -1,6 +1,7 @@
 """Images in a folder or archive; sub-folders are classes."""
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ganctl.data import DataConfig, Dataset, OnProgress, check_size
+from ganctl.data import MAX_DECODED_BYTES, DataConfig, Dataset, OnProgress, check_size
 from ganctl.errors import UsageError, quoted
 from ganctl.io.images import BadImage, center_crop_resize, read_image, to_channels
 from ganctl.io.listing import ImageRef, no_images, scan
@@ -28,13 +29,50 @@ def open_images(cfg: DataConfig, resolution: int, channels: int, workers: int, o
         return to_channels(center_crop_resize(pixels, (resolution, resolution)), channels)
 
     images, kept, skipped = decode_all(refs, decode, cfg, workers, on_progress)
-    skipped += left_out
+    return _in_folders(Dataset(np.stack(images), skipped=skipped + left_out), kept)
+
+
+def open_photos(cfg: DataConfig, resolution: int, channels: int, workers: int, on_progress: OnProgress) -> Dataset:
+    """Every image at its own size, to be cropped at random, grey or on white; x holds their centres.
+
+    Images with a side below `resolution` are left out and named. Raises UsageError beyond MAX_DECODED_BYTES.
+    """
+    assert cfg.path
+    found, left_out = list_images(cfg.path)
+    refs, lock, total = found[: cfg.subset], threading.Lock(), 0
+
+    def decode(ref: ImageRef) -> np.ndarray:
+        nonlocal total
+        pixels = to_channels(read_image(ref.read(), name=ref.label).pixels, channels)
+        height, width = pixels.shape[:2]
+        if min(height, width) < resolution:
+            why = f"it is {width}x{height}, and crops are {resolution} px"
+            raise BadImage(f"cannot crop {quoted(ref.label)}", why)
+        with lock:
+            total += pixels.nbytes
+        if total > MAX_DECODED_BYTES:
+            why = f"decoded they take more than {MAX_DECODED_BYTES >> 30} GiB"
+            raise UsageError(f"cannot hold the images of {quoted(cfg.path)}", why, "take fewer with --subset")
+        return pixels
+
+    images, kept, skipped = decode_all(refs, decode, cfg, workers, on_progress)
+    return _in_folders(Dataset(centers(images, resolution), skipped=skipped + left_out, whole=images), kept)
+
+
+def centers(images: Sequence[np.ndarray], side: int) -> np.ndarray:
+    """The central `side` × `side` pixels of each image, [N,H,W,C]."""
+    corners = [((a.shape[0] - side) // 2, (a.shape[1] - side) // 2) for a in images]
+    return np.stack([a[y : y + side, x : x + side] for a, (y, x) in zip(images, corners, strict=True)])
+
+
+def _in_folders(data: Dataset, kept: Sequence[ImageRef]) -> Dataset:
+    """The data with its sub-folders as classes, where there are two or more and every image is in one."""
     folders = [PurePosixPath(r.name.removeprefix(SPLIT)).parent.as_posix() for r in kept]
     classes = tuple(sorted(set(folders)))
-    if len(classes) < 2 or "." in classes:
-        return Dataset(np.stack(images), skipped=skipped)
-    index = {name: i for i, name in enumerate(classes)}
-    return Dataset(np.stack(images), None, np.array([index[f] for f in folders]), classes, skipped)
+    if len(classes) >= 2 and "." not in classes:
+        index = {name: i for i, name in enumerate(classes)}
+        data.c, data.classes = np.array([index[f] for f in folders]), classes
+    return data
 
 
 def list_images(path: str) -> tuple[list[ImageRef], list[tuple[str, str]]]:

@@ -39,7 +39,10 @@ def _batch(data: Dataset, cfg: DataConfig, places: np.ndarray, resolution: int, 
     index = np.array([_index(len(data), int(p), seed) for p in places])
     x, y = data.x[index], None if data.y is None else data.y[index]
     other = None
-    if cfg.pairs == "classes":
+    if data.whole is not None:
+        parts = zip(index, places, strict=True)
+        x = np.stack([_part(data.whole[i], resolution, cfg, (seed, 1, int(place))) for i, place in parts])
+    elif cfg.pairs == "classes":
         other = [_of_another_class(data, int(p), i, seed) for i, p in zip(index, places, strict=True)]
         y = data.x[other]
         _augment([x], cfg, places, (seed, 1))
@@ -78,6 +81,15 @@ def _augment(sides: list[np.ndarray], cfg: DataConfig, places: np.ndarray, strea
             a[row] = a[row, :, ::-1] if flip else a[row]
             # A random crop moves to the corner, where all crops are then cut at once.
             a[row] = np.roll(a[row], (-top, -left), (0, 1))
+
+
+def _part(image: np.ndarray, side: int, cfg: DataConfig, stream: tuple[int, int, int]) -> np.ndarray:
+    """A square of an image's own pixels, anywhere in it, perhaps turned; the stream is of its place in the order."""
+    rng = np.random.default_rng(stream)
+    flip = cfg.mirror and rng.random() < 0.5
+    top, left = (rng.integers(0, length - side + 1) for length in image.shape[:2])
+    part = image[top : top + side, left : left + side]
+    return part[:, ::-1] if flip else part
 
 
 def as_they_are(data: Dataset, count: int, resolution: int) -> Batch:

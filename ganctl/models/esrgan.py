@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -15,20 +15,23 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import relativistic_average
-from ganctl.nn.layers import numbered_convs
+from ganctl.nn.layers import halvings, numbered_convs
+from ganctl.nn.norm import BatchNorm
 from ganctl.nn.shrink import shrink
 from ganctl.nn.spectral import SpectralConv
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image
 
+# Deviation: sec. 4.2 turns the photos by 90° too, which an image's mirroring alone does not.
+DATA = {"crop": "random", "mirror": True}
 TRAIN = {"batch": 16}
 
 
 @config
 class Config:
     resolution: Count = 128
-    """Side of the high-resolution images of training (sec. 4.1: 128)."""
+    """Side of the high-resolution images of training (sec. 4.1: 128; the PSNR-oriented model had 192, suppl. 4)."""
     channels: Count = 3
     """Of images, on both sides."""
     network: Literal["rrdb", "compact"] = "rrdb"
@@ -43,14 +46,18 @@ class Config:
     """Channels that each convolution of a dense block adds (32 in the authors' code); of rrdb."""
     activation: Literal["prelu", "leaky_relu"] = "prelu"
     """Of the compact network."""
+    discriminator: Literal["vgg", "unet"] = "vgg"
+    """vgg: SRGAN's kind, one logit an image, as in the authors' code; unet: Real-ESRGAN's, a logit for every pixel."""
     ndf: Count = 64
-    """Channels of the discriminator's first layer."""
+    """Channels of the discriminator's first layer (64 in the authors' code)."""
     l1_weight: Weight = 1.0
     """Of the absolute error. Sec. 4.1 has η = 0.01 beside a perceptual loss of weight 1; Real-ESRGAN has 1."""
     adversarial_weight: Weight = 5e-3
-    """λ (sec. 4.1: 0.005). 0 trains G by the absolute error alone: the PSNR-oriented model of sec. 4.1."""
+    """λ (sec. 4.1: 0.005). 0 trains G by the absolute error alone: the PSNR-oriented model, with which the adversarial
+    training begins (sec. 4.1), by `init_from`."""
     glr: Rate = 1e-4
-    """Sec. 4.1: 10⁻⁴, halved after 1/8, 1/4, 1/2 and 3/4 of the training."""
+    """Sec. 4.1: 10⁻⁴, halved after 1/8, 1/4, 1/2 and 3/4 of the training; for the PSNR-oriented model it is 2 · 10⁻⁴,
+    halved after every fifth."""
     dlr: Rate = 1e-4
     """The same for D."""
     beta1: Moment = 0.9
@@ -58,7 +65,7 @@ class Config:
 
 
 class Dense(nn.Module):
-    """Five convolutions, each of everything before it, and x + 0.2 times the last (fig. 4, β = 0.2)."""
+    """Five convolutions, each of everything before it, and x + 0.2 times the last (fig. 4; β: supplement, sec. 2)."""
 
     def __init__(self, width: int, growth: int) -> None:
         super().__init__()
@@ -67,7 +74,7 @@ class Dense(nn.Module):
             nn.init.kaiming_normal_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
             with torch.no_grad():
-                # Sec. 3.1: residual networks train more easily when their first variance is smaller.
+                # Supplement, sec. 2: a tenth of He's initialisation.
                 conv.weight.mul_(0.1)
             self.add_module(f"conv{i}", conv)
 
@@ -160,10 +167,37 @@ class Compact(Enlarger):
 
 
 class Discriminator(nn.Module):
-    """Real-ESRGAN's U-Net with spectral normalisation (Wang et al. 2021, sec. 3.4): a logit for every pixel.
+    """SRGAN's kind, C of sec. 3.2, as the authors' code has it: at every side, down to 4 px, a convolution of stride 1
+    and one of stride 2, then two dense layers. Returns one logit an image, of one size. Keys are BasicSR's.
+    """
 
-    Deviation: ESRGAN's own is SRGAN's, with one logit an image; this one is that of the weights people use, and serves
-    both. Sides are multiples of 8. Keys are the Real-ESRGAN repository's.
+    def __init__(self, cfg: Config) -> None:
+        super().__init__()
+        stages, side = halvings(cfg.resolution)
+        width = cfg.channels
+        for i in range(stages):
+            wider = cfg.ndf * 2 ** min(i, 3)
+            self.add_module(f"conv{i}_0", nn.Conv2d(width, wider, 3, 1, 1, bias=i == 0))
+            if i:
+                self.add_module(f"bn{i}_0", BatchNorm(wider))
+            self.add_module(f"conv{i}_1", nn.Conv2d(wider, wider, 4, 2, 1, bias=False))
+            self.add_module(f"bn{i}_1", BatchNorm(wider))
+            width = wider
+        self.linear1, self.linear2 = nn.Linear(width * side**2, 100), nn.Linear(100, 1)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+        layers = dict(self.named_children())
+        for name, layer in layers.items():
+            if name.startswith("conv"):
+                norm = layers.get(name.replace("conv", "bn"), nn.Identity())
+                x = F.leaky_relu(norm(layer(x)), 0.2)
+        return self.linear2(F.leaky_relu(self.linear1(x.flatten(1)), 0.2)).flatten()
+
+
+class UNet(nn.Module):
+    """Real-ESRGAN's D, a U-Net with spectral normalisation (Wang et al. 2021, sec. 3.4): a logit for every pixel.
+
+    Sides are multiples of 8. Keys are the Real-ESRGAN repository's.
     """
 
     def __init__(self, cfg: Config) -> None:
@@ -190,18 +224,19 @@ class Discriminator(nn.Module):
 @dataclass
 class Nets:
     G: RRDBNet | Compact
-    D: Discriminator
+    D: Discriminator | UNet
 
 
 def build(cfg: Config) -> Nets:
     """Raises UsageError for a scale that RRDB has not, and for training images that D or the scale do not divide."""
     if cfg.network == "rrdb" and cfg.scale not in (1, 2, 4):
         raise UsageError(f"cannot build esrgan for scale {cfg.scale}", "RRDB enlarges by 1, 2 or 4", "--set scale=4")
-    step = math.lcm(8, 4 if cfg.network == "rrdb" else cfg.scale)
+    step = math.lcm(8 if cfg.discriminator == "unet" else 1, 4 if cfg.network == "rrdb" else cfg.scale)
     if cfg.resolution % step:
         where = f"cannot build esrgan for {cfg.resolution} px"
         raise UsageError(where, f"the side must be a multiple of {step}", "choose another --resolution")
-    return Nets((RRDBNet if cfg.network == "rrdb" else Compact)(cfg), Discriminator(cfg))
+    D = Discriminator if cfg.discriminator == "vgg" else UNet
+    return Nets((RRDBNet if cfg.network == "rrdb" else Compact)(cfg), D(cfg))
 
 
 def enlarged(n: Nets, b: Batch) -> Tensor:
@@ -231,16 +266,19 @@ def phases(cfg: Config) -> list[Phase]:
     return [Phase("D", ("D",), d_loss), g] if cfg.adversarial_weight else [g]
 
 
-def halved(rate: float, nimg: int, total: int) -> float:
-    """Sec. 4.1: halved after 50, 100, 200 and 300 thousand updates, of 400 thousand in the authors' code."""
-    return rate * 0.5 ** sum(8 * nimg >= k * total for k in (1, 2, 4, 6))
+GAN, PSNR = (1 / 8, 1 / 4, 1 / 2, 3 / 4), (1 / 5, 2 / 5, 3 / 5, 4 / 5)
+"""After which shares of the training the rates are halved. Sec. 4.1: after 50, 100, 200 and 300 thousand updates, of
+the PSNR-oriented model every 200 thousand; in all the authors' code has 400 thousand and a million."""
+
+
+def halved(rate: float, shares: tuple[float, ...]) -> Callable[[int, int], float]:
+    return lambda nimg, total: rate * 0.5 ** sum(nimg >= share * total for share in shares)
 
 
 def optimizers(cfg: Config) -> dict[str, Optimizer]:
-    found: dict[str, Optimizer] = {"G": Adam(lambda nimg, total: halved(cfg.glr, nimg, total), cfg.beta1)}
-    if cfg.adversarial_weight:
-        found["D"] = Adam(lambda nimg, total: halved(cfg.dlr, nimg, total), cfg.beta1)
-    return found
+    if not cfg.adversarial_weight:
+        return {"G": Adam(halved(cfg.glr, PSNR), cfg.beta1)}
+    return {"G": Adam(halved(cfg.glr, GAN), cfg.beta1), "D": Adam(halved(cfg.dlr, GAN), cfg.beta1)}
 
 
 _ESRGAN = {"RRDB_trunk": "body", "trunk_conv": "conv_body", "upconv1": "conv_up1", "upconv2": "conv_up2",
@@ -251,7 +289,7 @@ _FIRST = {"0": "conv_first", "3": "conv_up1", "6": "conv_up2", "8": "conv_hr", "
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
     """RRDBNet as BasicSR, ESRGAN (`RRDB_trunk.`) and its first release (`model.1.sub.`) name it; Real-ESRGAN's
-    compact network and U-Net discriminator.
+    compact network; the discriminators of BasicSR and Real-ESRGAN.
 
     Whether a compact network without slopes has leaky or plain ReLUs cannot be seen in the keys; leaky is taken.
     """
@@ -259,7 +297,9 @@ def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str
         first = state.get("conv0.weight")
         if first is None or first.ndim != 4:
             return None
-        return {"channels": first.shape[1], "ndf": first.shape[0]}, {"D": dict(state)}
+        return {"channels": first.shape[1], "ndf": first.shape[0], "discriminator": "unet"}, {"D": dict(state)}
+    if "conv0_0.weight" in state and "linear2.weight" in state:
+        return _discriminator(state)
     if state and all(re.fullmatch(r"body\.\d{1,4}\.(weight|bias)", k) for k in state):
         return _compact(state)
     found = {_basicsr(key): tensor for key, tensor in state.items()}
@@ -284,6 +324,17 @@ def _basicsr(key: str) -> str:
         return re.sub(r"^model\.(\d+)\.", lambda m: f"{_FIRST.get(m[1], m[0][:-1])}.", key)
     name, dot, rest = key.partition(".")
     return _ESRGAN.get(name, name) + dot + rest.replace("RDB", "rdb")
+
+
+def _discriminator(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    stages = sum(re.fullmatch(r"conv\d_0\.weight", k) is not None for k in state)
+    ends = [state.get(k) for k in ("conv0_0.weight", f"conv{stages - 1}_1.weight", "linear1.weight")]
+    if [t.ndim for t in ends if t is not None] != [4, 4, 2]:
+        return None
+    first, last, dense = (tuple(t.shape) for t in ends if t is not None)
+    resolution = math.isqrt(dense[1] // max(last[0], 1)) << stages
+    cfg = {"channels": first[1], "ndf": first[0], "discriminator": "vgg", "resolution": resolution}
+    return cfg, {"D": dict(state)}
 
 
 def _compact(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:

@@ -19,6 +19,7 @@ from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image
 
+DATA = {"crop": "random"}
 TRAIN = {"batch": 16}
 
 
@@ -29,19 +30,20 @@ class Config:
     channels: Count = 3
     """Of images, on both sides."""
     scale: Literal[2, 4, 8] = 4
-    """How much larger the output is (sec. 3: 4)."""
+    """How much larger the output is (sec. 3.1: 4)."""
     width: Count = 64
-    """Channels of the generator (fig. 4: n64)."""
+    """Channels of the generator (sec. 2.1: 64)."""
     num_blocks: Count = 16
     """Residual blocks, B (sec. 3.2: 16)."""
     trunk: Literal["norm", "prelu"] = "norm"
     """What follows the convolution after the blocks: batch norm (fig. 4), or PReLU as in a published set of weights."""
     ndf: Count = 64
-    """Channels of the discriminator's first layer (fig. 4: n64)."""
+    """Channels of the discriminator's first layer (sec. 2.1: 64)."""
     adversarial_weight: Weight = 1e-3
-    """Of the adversarial loss (eq. 3). 0 trains G by the squared error alone: SRResNet."""
+    """Of the adversarial loss (eq. 3). 0 trains G by the squared error alone: SRResNet, from which the adversarial
+    training begins (sec. 3.2), by `init_from`."""
     glr: Rate = 1e-4
-    """Sec. 3.2: 10⁻⁴; for the second half of SRGAN's training a tenth of it."""
+    """Sec. 3.2: 10⁻⁴, of SRResNet all the time; for the second half of SRGAN's training a tenth of it."""
     dlr: Rate = 1e-4
     """The same for D."""
     beta1: Moment = 0.9
@@ -102,7 +104,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Eight convolutions, every second of stride 2, then two dense layers (fig. 4). Returns logits."""
+    """Eight convolutions, every second of stride 2, then two dense layers (sec. 2.1, fig. 4). Returns logits."""
 
     def __init__(self, cfg: Config) -> None:
         super().__init__()

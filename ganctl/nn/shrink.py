@@ -9,6 +9,7 @@ def shrink(x: Float[Tensor, "n c h w"], scale: int) -> Float[Tensor, "n c h2 w2"
     """Images on [-1, 1] whose sides are multiples of `scale`, made that much smaller, in the same range.
 
     The kernel is Pillow's bicubic (a = -0.5, widened by `scale`), which is also that of the papers' Matlab; what it
-    overshoots is cut off, as in a file.
+    overshoots is cut off and the rest rounded to 8 bits, as in a file. No gradient passes the rounding.
     """
-    return F.interpolate(x, scale_factor=1 / scale, mode="bicubic", antialias=True).clamp(-1, 1)
+    small = F.interpolate(x, scale_factor=1 / scale, mode="bicubic", antialias=True).clamp(-1, 1)
+    return ((small + 1) * 127.5).round() / 127.5 - 1

@@ -20,6 +20,7 @@ from ganctl.io.listing import ImageRef
 from ganctl.io.progress import SILENT, Reporter
 from ganctl.io.seeds import MAX_SEED
 from ganctl.io.threads import ordered
+from ganctl.workflows.enlarging import Enlarge, is_enlarger, open_enlarger, reduced
 from ganctl.workflows.operands import Operand, operand, same
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Pair:
     name: str
     """What both sides' names have in common."""
     real: Ref
-    fake: Ref
+    fake: Ref | None
+    """None: made of the original by the plan's enlarger."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ class Plan:
     pairs: list[Pair]
     rule: str
     """How the names of both sides were matched, in words; empty where they are equal."""
+
+    @property
+    def made(self) -> bool:
+        """Whether FAKE is a model of super-resolution, which makes its images of the originals."""
+        return self.fake.kind == "model"
 
 
 @dataclass(frozen=True)
@@ -111,8 +118,11 @@ def prepare(request: PairsRequest, reporter: Reporter = SILENT) -> Plan:
         raise UsageError(f"cannot use --channels y with {metrics[0]}", f"it belongs to {', '.join(PIXELS)}")
     if request.fake is None:
         raise UsageError("pairs need two sides", "FAKE is missing", "pass the folder of images to score second")
-    real, fake = _side(request.real, reporter), _side(request.fake, reporter)
-    pairs, rule = match(real, fake)
+    real, fake = _side(request.real, reporter), _side(request.fake, reporter, enlarger=True)
+    if fake.kind == "model":
+        pairs, rule = [Pair(key, ref, None) for key, ref in sorted(_keyed(real, "cannot pair them").items())], ""
+    else:
+        pairs, rule = match(real, fake)
     if request.num is not None and request.num < len(pairs):
         chosen = random.Random(request.seed).sample(range(len(pairs)), request.num)
         pairs = [pairs[i] for i in sorted(chosen)]
@@ -134,9 +144,11 @@ def _metrics(names: str) -> list[str]:
     return list(dict.fromkeys("lpips-alex" if name == "lpips" else name for name in wanted))
 
 
-def _side(ref: str, reporter: Reporter) -> Operand:
+def _side(ref: str, reporter: Reporter, *, enlarger: bool = False) -> Operand:
+    if enlarger and is_enlarger(ref):
+        return Operand(ref, "model")
     side = operand(ref, reporter, least=1)
-    if side.kind != "images":
+    if side.kind == "stats" or (side.kind == "model" and not enlarger):
         why = "it holds statistics, no images" if side.kind == "stats" else "it is a model"
         hint = "pass a folder, a zip, IDX images, or one image on each side"
         raise UsageError(f"cannot pair {quoted(ref)}", why, hint)
@@ -259,7 +271,7 @@ def measure(request: PairsRequest, reporter: Reporter = SILENT) -> tuple[PairsRe
         "border": request.border,
         "real": plan.real.ref,
         "fake": plan.fake.ref,
-        "pairing": plan.rule or "by name",
+        "pairing": plan.rule or ("made smaller by a bicubic kernel, and enlarged" if plan.made else "by name"),
         "sizes": dict(sizes.most_common(5)),
         "read": len(outcomes),
         "used": len(scored),
@@ -315,7 +327,8 @@ def _outcomes(request: PairsRequest, plan: Plan, reporter: Reporter) -> tuple[li
                 device=device,
                 reporter=reporter,
             )
-    scorer = Scorer(request, plan.metrics, nets, device)
+    enlarger = open_enlarger(plan.fake.ref, request.device, reporter) if plan.made else None
+    scorer = Scorer(request, plan.metrics, nets, device, enlarger)
     outcomes: list[Outcome] = []
     # Closed on the way out, so that an error does not wait for pairs that nobody asks for any more. Images never leave
     # their thread, so no more are in memory than threads.
@@ -335,9 +348,14 @@ class Scorer:
     """What a thread does with one pair. Networks compute in one thread at a time."""
 
     def __init__(
-        self, request: PairsRequest, metrics: list[str], nets: "dict[str, LPIPS]", device: "torch.device | None"
+        self,
+        request: PairsRequest,
+        metrics: list[str],
+        nets: "dict[str, LPIPS]",
+        device: "torch.device | None",
+        enlarger: tuple[int, Enlarge] | None = None,
     ) -> None:
-        self.request, self.metrics, self.nets, self.device = request, metrics, nets, device
+        self.request, self.metrics, self.nets, self.device, self.enlarger = request, metrics, nets, device, enlarger
         self.blocked = False
         """Whether there will be no score: what is left is then only read, to name every image at fault."""
         self.device_free = threading.Lock()
@@ -349,7 +367,7 @@ class Scorer:
 
     def outcome(self, pair: Pair) -> Outcome:
         pictures, faults = [], []
-        for ref in (pair.real, pair.fake):
+        for ref in filter(None, (pair.real, pair.fake)):
             try:
                 idx = isinstance(ref, IdxImage)
                 pictures.append(Picture(ref.pixels) if idx else read_image(ref.read(), name=ref.label))
@@ -357,10 +375,12 @@ class Scorer:
                 faults.append((ref.label, e.why, "remove it and its partner"))
         if faults:
             return Outcome(pair, faults=tuple(faults))
+        if pair.fake is None:
+            return self.made(pair, pictures[0])
         real, fake = pictures
         sizes = [f"{p.pixels.shape[1]}x{p.pixels.shape[0]}" for p in pictures]
         if sizes[0] != sizes[1]:
-            return Outcome(pair, faults=((pair.fake.label, f"it is {sizes[1]}, its original {sizes[0]}", ONE_SIZE),))
+            return Outcome(pair, faults=((_label(pair), f"it is {sizes[1]}, its original {sizes[0]}", ONE_SIZE),))
         seen = {
             "size": sizes[0],
             "channels": tuple(CHANNELS[p.pixels.shape[2]] for p in pictures),
@@ -371,8 +391,24 @@ class Scorer:
         try:
             scores, identical = self.scores(to_channels(real.pixels, 3), to_channels(fake.pixels, 3))
         except ValueError as e:
-            return Outcome(pair, faults=((pair.fake.label, str(e), "leave out the metric or the border"),))
+            return Outcome(pair, faults=((_label(pair), str(e), "leave out the metric or the border"),))
         return Outcome(pair, scores, identical, **seen)
+
+    def made(self, pair: Pair, original: Picture) -> Outcome:
+        """What the enlarger makes of an original that was made smaller, against it."""
+        assert self.enlarger
+        factor, enlarge = self.enlarger
+        try:
+            real, low = reduced(to_channels(original.pixels, 3), factor)
+            if self.blocked:
+                return Outcome(pair)
+            with self.device_free:
+                fake = enlarge(low)
+            scores, identical = self.scores(real, fake)
+        except ValueError as e:
+            return Outcome(pair, faults=((_label(pair), str(e), "leave it out"),))
+        size, channels = f"{real.shape[1]}x{real.shape[0]}", CHANNELS[original.pixels.shape[2]]
+        return Outcome(pair, scores, identical, size, (channels, "rgb"), (original.notes, ()))
 
     def scores(self, real: "np.ndarray", fake: "np.ndarray") -> tuple[dict[str, float], bool]:
         """Every metric of two RGB images, and whether they are equal. Raises ValueError: too small for one."""
@@ -406,6 +442,10 @@ class Scorer:
         return value
 
 
+def _label(pair: Pair) -> str:
+    return (pair.fake or pair.real).label
+
+
 def _said(fault: tuple[str, str, str]) -> str:
     return f"{quoted(fault[0])}: {fault[1]}"
 
@@ -430,7 +470,7 @@ def _warn(plan: Plan, scored: Sequence[Outcome], warn: Callable[[str, str, str],
         warn(f"{identical} of {len(scored)} pairs are identical", why, "")
     if plan.rule:
         first = scored[0].pair
-        why = f"such as {quoted(first.real.name)} with {quoted(first.fake.name)}"
+        why = f"such as {quoted(first.real.name)} with {quoted((first.fake or first.real).name)}"
         warn(f"images were paired {plan.rule}", why, "")
     how = {"grey": "repeated to RGB", "rgba": "laid over white"}
     # Repeated, grey 0..255 becomes luma 16..235, and an error 1.3 dB smaller: BasicSR's way, not MATLAB's.

@@ -158,6 +158,9 @@ def _check(recipe: Recipe, module: Any) -> None:
         raise UsageError(f"cannot use holdout with {recipe.model}", why, "leave it out")
     _check_dtype(recipe, module)
     pairs, wanted = recipe.data.pairs, getattr(module, "DATA", {}).get("pairs", "files")
+    if recipe.data.crop == "random" and (hasattr(recipe.config, "source_channels") or wanted == "classes"):
+        why = "its images have two sides"
+        raise UsageError(f"cannot crop at random for {recipe.model}", why, "use --set jitter=30")
     if pairs == "unpaired" != wanted:
         raise UsageError(f"cannot use unpaired images with {recipe.model}", "its losses compare no such images")
     if pairs != wanted and "classes" in (pairs, wanted):
@@ -250,7 +253,10 @@ def _from_data(module: Any, values: Mapping[str, Mapping[str, Any]]) -> dict[str
     if data.path is None or not Path(data.path).exists() or "resolution" not in names:
         return {}
     side, channels = first_size(data, paired="source_channels" in names)
-    if "num_downs" in names:
+    if data.crop == "random":
+        # Of crops it is the paper's, whatever the photos' size.
+        side = cls().resolution
+    elif "num_downs" in names:
         downs = parse(cls, values["config"], where="config").num_downs  # type: ignore[attr-defined]
         side = max(side // 2**downs, 1) * 2**downs
     else:

@@ -19,7 +19,7 @@ from ganctl.metrics.psnr import luma, psnr, shave
 from ganctl.metrics.ssim import ms_ssim, ssim
 from ganctl.workflows.pairs import PairsReport, PairsRequest, run, summarise
 from tests.cli.fid_tools import Heard
-from tests.conftest import Shell, golden
+from tests.conftest import Shell, Tiny, golden
 from tests.golden import lpips_weights
 from tests.golden.inception_weights import arrays
 
@@ -370,3 +370,33 @@ def test_streams_and_exit_codes(ganctl: Shell, sides: tuple[Path, Path]) -> None
     (sides[1] / "sub" / "c.png").unlink()
     done = ganctl(*command, "--skip-bad")
     assert (done.code, done.out) == (2, "") and "have no partner, the first 'sub/c.png'" in done.err
+
+
+def test_a_model_enlarges_what_was_made_smaller(tmp_path: Path, tiny: Tiny) -> None:
+    """FAKE as a model of super-resolution, or as the papers' baseline: as two folders made by hand would score."""
+    folder, low, results = (tmp_path / name for name in ("real", "low", "results"))
+    for i, size in enumerate([(34, 41), (24, 30)]):
+        save(folder / f"{i}.png", image(i, size))
+        # Originals are cut to multiples of the factor.
+        whole = image(i, size)[: size[0] // 4 * 4, : size[1] // 4 * 4]
+        save(tmp_path / "cut" / f"{i}.png", whole)
+        small = Image.fromarray(whole).resize((whole.shape[1] // 4, whole.shape[0] // 4), Image.Resampling.BICUBIC)
+        save(low / f"{i}.png", np.asarray(small))
+        save(results / f"{i}.png", np.asarray(small.resize(whole.shape[1::-1], Image.Resampling.BICUBIC)))
+    heard, report = pairs(folder, "bicubic-x4", channels="y", border=4)
+    _, wanted = pairs(tmp_path / "cut", results, channels="y", border=4)
+    assert report is not None and wanted is not None
+    # Pillow's low resolution is rounded twice, ours once.
+    for metric, near in (("psnr", 0.1), ("ssim", 1e-3)):
+        assert report.scores[metric] == pytest.approx(wanted.scores[metric], abs=near)
+    assert heard.results[0]["sizes"] == {"40x32": 1, "28x24": 1} and heard.results[0]["fake"] == "bicubic-x4"
+    assert heard.results[0]["pairing"] == "made smaller by a bicubic kernel, and enlarged"
+    bundle = tiny("srgan", width=4, num_blocks=1, ndf=4)
+    heard, report = pairs(folder, bundle, channels="y", border=4)
+    assert report is not None and report.scores["psnr"] < wanted.scores["psnr"] and heard.error is None
+    for other, why in ((tiny("pix2pix", resolution=16, ngf=4, ndf=4, num_downs=4, n_layers=1), "does not enlarge"),):
+        heard, _ = pairs(folder, other)
+        assert isinstance(heard.error, UsageError) and why in str(heard.error)
+    save(folder / "tiny.png", image(9, (3, 30)))
+    heard, _ = pairs(folder, "bicubic-x4")
+    assert heard.error is not None and "it is 30x3, too small to be made 4 times smaller" in str(heard.error)

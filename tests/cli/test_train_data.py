@@ -261,3 +261,50 @@ def test_a_subset_is_the_first_images_and_decides_the_run(tmp_path: Path):
     train(request("gan", few, tmp_path / "b", *FEW))
     facts = [json.loads((tmp_path / r / "run.json").read_text())["data"] for r in "ab"]
     assert facts[0]["sha256"] == facts[1]["sha256"] and facts[0]["images"] == 5
+
+
+def test_photos_of_any_size_are_cropped_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = pictures(tmp_path / "photos", n=3, size=(40, 26), mode="RGB")
+    pictures(tmp_path / "photos" / "small", n=1, size=(30, 12), mode="RGB")
+    data = opened(folder, channels=3, crop="random", max_bad=0.5)
+    assert data.whole is not None and [a.shape for a in data.whole] == [(26, 40, 3)] * 3
+    pixels = read_image((folder / "000.png").read_bytes(), name="").pixels
+    # What pictures show of them, and scores compare with, is their middle, in its own pixels.
+    assert np.array_equal(data.x[0], pixels[5:21, 12:28]) and np.array_equal(data.whole[0], pixels)
+    assert [why for _, why in data.skipped] == ["it is 30x12, and crops are 16 px"]
+    one = Dataset(data.x, whole=[*data.whole[:2], data.whole[2].copy()])
+    assert one.fingerprint() == data.fingerprint()
+    one.whole[2][0, 0] ^= 1  # type: ignore[index]
+    assert one.fingerprint() != data.fingerprint()
+    # Half of what they take, and they are refused before all are decoded.
+    monkeypatch.setattr("ganctl.data.images.MAX_DECODED_BYTES", 4000)
+    with pytest.raises(UsageError, match="cannot hold the images of"):
+        opened(folder, channels=3, crop="random", max_bad=0.5)
+
+
+def test_idx_images_are_cropped_at_random_too(tmp_path: Path):
+    array = np.random.default_rng(0).integers(0, 256, (4, 20, 18), dtype=np.uint8)
+    path = tmp_path / "some-images-idx3-ubyte"
+    path.write_bytes(idx(array))
+    data = opened(path, crop="random")
+    assert data.whole is not None and np.array_equal(np.stack(data.whole)[..., 0], array)
+    assert np.array_equal(data.x[..., 0], array[:, 2:18, 1:17])
+    with pytest.raises(UsageError, match="cannot crop 32 px of the images"):
+        opened(path, resolution=32, crop="random")
+
+
+def test_super_resolution_takes_crops_of_the_papers_size(tmp_path: Path):
+    folder = pictures(tmp_path / "photos", n=2, size=(120, 100), mode="RGB")
+    recipe = resolve("srgan", {"data.path": str(folder)}, ())
+    assert (recipe.config.resolution, recipe.config.channels, recipe.data.crop) == (96, 3, "random")
+    with pytest.raises(UsageError, match="cannot crop at random for pix2pix"):
+        resolve("pix2pix", {"data.path": str(folder)}, ("crop=random", "resolution=64", "num_downs=4"))
+    with pytest.raises(UsageError, match="crop random takes its place"):
+        resolve("srgan", {"data.path": str(folder)}, ("jitter=4",))
+    # A held-out photo leaves the crops too.
+    from ganctl.data import held_out
+
+    whole = opened(folder, resolution=64, channels=3, crop="random")
+    rest = held_out(whole, 1)
+    assert rest.held is not None and rest.whole is not None and rest.held.whole is not None
+    assert np.array_equal(rest.whole[0], whole.whole[0]) and np.array_equal(rest.held.whole[0], whole.whole[1])  # type: ignore[index]

@@ -111,3 +111,34 @@ def test_beside_each_image_comes_one_of_another_class():
     turned = taken(18, data, DataConfig(pairs="classes", mirror=True))
     left = [torch.cat([getattr(g, side) for g in turned])[:, 0, 0, 0] < 50 for side in "xy"]
     assert all(0 < int(t.sum()) < len(t) for t in left) and not torch.equal(*left)
+
+
+def photos() -> Dataset:
+    """Three photos of three sizes, in which every pixel tells its photo, row and column."""
+    whole = []
+    for k, (height, width) in enumerate([(6, 9), (8, 4), (5, 5)]):
+        rows, columns = np.mgrid[:height, :width]
+        whole.append(np.stack([np.full_like(rows, k), rows, columns], 2).astype(np.uint8))
+    return Dataset(np.stack([a[:4, :4] for a in whole]), whole=whole)
+
+
+def test_random_crops_are_pixels_of_the_photo_and_depend_on_seed_and_place_alone():
+    cfg = DataConfig(crop="random", mirror=True)
+    x = torch.cat([b.x for b in taken(150, photos(), cfg)]).int()
+    assert x.shape == (600, 3, 4, 4)
+    seen, turned = set(), 0
+    for photo, rows, columns in x:
+        # One photo, rows and columns one apart: nothing is resized.
+        assert photo.unique().numel() == 1 and (rows.diff(dim=0) == 1).all() and (columns.diff(dim=1).abs() == 1).all()
+        seen.add((int(photo[0, 0]), int(rows[0, 0]), int(columns[0].min())))
+        turned += bool(columns[0, 0] > columns[0, 1])
+    # Every place that a photo has comes up, its edges too.
+    assert seen == {(k, top, left) for k, (h, w) in enumerate([(6, 9), (8, 4), (5, 5)])
+                    for top in range(h - 3) for left in range(w - 3)}  # fmt: skip
+    assert 250 < turned < 350
+    later = torch.cat([b.x for b in taken(5, photos(), cfg, start=40)])
+    assert torch.equal(later.int(), x[40:60])
+    ranks = [taken(5, photos(), cfg, rank=r, world=2) for r in (0, 1)]
+    assert torch.equal(torch.cat([b.x for pair in zip(*ranks, strict=True) for b in pair]).int(), x[:20])
+    other = torch.cat([b.x for b in taken(5, photos(), cfg, seed=4)])
+    assert not torch.equal(other.int(), x[:20])
