@@ -23,6 +23,7 @@ from ganctl.spec import Image
 
 TRAIN = {"batch": 1}
 DATA = {"pairs": "unpaired"}
+WAYS = ("AtoB.", "BtoA.")
 SMALLEST = 8
 """Pixels: below, the reflected border of the innermost layers would be wider than what it reflects."""
 
@@ -268,10 +269,23 @@ def optimizers(cfg: Config) -> dict[str, Optimizer]:
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """The authors' PyTorch generator, one direction a file: `model.1`, `model.10.conv_block.1` … in one sequence.
+    """The authors' PyTorch generator, one direction a file: `model.1`, `model.10.conv_block.1` … in one sequence; those
+    of OpenMMLab, both directions in one file.
 
     Instance norms saved with running statistics by its oldest versions are read without them.
     """
+    ways = {name: {k.removeprefix(name): t for k, t in state.items() if k.startswith(name)} for name in WAYS}
+    if not all(ways.values()):
+        found = _one_way(state)
+        return found and ({**found[0], "both_ways": False}, {"G": {f"AtoB.{k}": t for k, t in found[1].items()}})
+    there, back = (_one_way(ways[name]) for name in WAYS)
+    if there is None or back is None:
+        return None
+    tensors = {f"{name}{k}": t for name, part in zip(WAYS, (there, back), strict=True) for k, t in part[1].items()}
+    return {**there[0], "both_ways": True}, {"G": tensors}
+
+
+def _one_way(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     blocks = sum(re.fullmatch(r"model\.\d{1,3}\.conv_block\.1\.weight", k) is not None for k in state)
     first, last = state.get("model.1.weight"), state.get(f"model.{17 + blocks}.weight")
     if not blocks or first is None or last is None or first.ndim != 4 or last.ndim != 4:
@@ -280,10 +294,8 @@ def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str
     cfg = {
         "source_channels": first.shape[1],
         "channels": last.shape[0],
-        "both_ways": False,
         "ngf": first.shape[0],
         "res_blocks": blocks,
         "norm": "batch" if batch_norm else "instance",
     }
-    tensors = dict(state) if batch_norm else without_statistics(state)
-    return cfg, {"G": {f"AtoB.{k}": v for k, v in tensors.items()}}
+    return cfg, dict(state) if batch_norm else without_statistics(state)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ganctl.io.pickle_records import PersistedModule, TfNetwork
 from ganctl.published import openmmlab
+from ganctl.published.openmmlab_translation import translators
 
 Held = Mapping[str, Tensor] | PersistedModule | TfNetwork
 """A state dict, or one of NVIDIA's networks with its arguments."""
@@ -47,6 +48,8 @@ def networks_in(value: Any, *, bgr: bool = True, key: str = "", depth: int = 0) 
     found = {k: v for k, v in items.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
     if found:
         yield key, openmmlab.rgb(found) if bgr else found
+        for name, state in translators(found, bgr=bgr):
+            yield f"{key}.{name}".lstrip("."), state
         for prefix in dict.fromkeys(k.partition(".")[0] for k in found):
             inner = {k.partition(".")[2]: v for k, v in found.items() if k.startswith(f"{prefix}.")}
             if prefix in WRAPPERS and inner:
