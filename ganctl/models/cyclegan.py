@@ -17,6 +17,7 @@ from ganctl.losses.adversarial import least_squares_d, least_squares_g
 from ganctl.nn.layers import init_normal
 from ganctl.nn.norm import NORMS, from_all_ranks, without_statistics
 from ganctl.nn.patchgan import PatchGAN
+from ganctl.nn.winograd import Conv3x3, worth
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image
@@ -77,7 +78,8 @@ class Block(nn.Module):
 
 
 def convolution(width: int, cfg: Config) -> list[nn.Module]:
-    return [nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3, bias=cfg.norm != "batch"), NORMS[cfg.norm](width)]
+    # The authors' layer of reflection, here the convolution's own, has a place in their keys.
+    return [nn.Identity(), Conv3x3(width, width, bias=cfg.norm != "batch", reflect=True), NORMS[cfg.norm](width)]
 
 
 class ResNet(nn.Module):
@@ -107,6 +109,8 @@ class ResNet(nn.Module):
     def translate(self, x: Float[Tensor, "n c h w"], *, seed: int = 0) -> Float[Tensor, "n k h w"]:
         """No randomness: every seed gives the same. Sides below 8 px are continued by their last row and column."""
         h, w = x.shape[2:]
+        if worth(x):
+            x = x.contiguous(memory_format=torch.channels_last)
         return self(F.pad(x, (0, max(SMALLEST - w, 0), 0, max(SMALLEST - h, 0)), "replicate"))[..., :h, :w]
 
 

@@ -1,4 +1,4 @@
-"""A layer of a style-based generator on the CPU, for pictures alone: fewer multiplications, a few rows at a time.
+"""3 × 3 convolutions on the CPU, for pictures alone: fewer multiplications, a few rows at a time.
 
 A convolution along an axis is A ((G w) ∘ (B x)): polynomials are multiplied at points instead of by their coefficients
 (Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, 2016, arXiv:1509.09308; A, G, B are its Aᵀ, G, Bᵀ).
@@ -9,19 +9,21 @@ Over both axes, and over all channels, the products ∘ are matrix products. The
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganctl.nn.cores import side_by_side
 
 SMALLEST = 32
 """Side of an input below which the transformed weights, which are larger, take longer than what they spare."""
+WIDEST_DIRECT = 127
+"""Channels up to which a plain convolution is as fast: transforming the maps takes what the products spare."""
 TILES = 256
 """Tiles that are computed at once: their maps stay in the cache, and the matrix products are large enough."""
 
@@ -70,9 +72,70 @@ def twice() -> Scheme:
 
 
 def worth(x: Float[Tensor, "n c h w"]) -> bool:
-    """Whether `styled_layer` computes a layer of this input faster, and may: no gradient, no half precision."""
+    """Whether a layer of this input is computed faster here, and may be: no gradient, no half precision."""
     plain = x.device.type == "cpu" and x.dtype == torch.float32
-    return plain and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and x.shape[2] >= SMALLEST
+    large = min(x.shape[2:]) >= SMALLEST
+    return plain and large and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+
+
+class Conv3x3(nn.Conv2d):
+    """A plain convolution of stride 1 that keeps the size, with zeros or the input's reflection around it.
+
+    Wide ones are computed by `convolution` where that is faster.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, reflect: bool = False) -> None:
+        super().__init__(inputs, outputs, 3, 1, 1, bias=bias, padding_mode="reflect" if reflect else "zeros")
+
+    def forward(self, x: Float[Tensor, "n i h w"]) -> Float[Tensor, "n o h w"]:  # type: ignore[override]
+        if min(self.weight.shape[:2]) > WIDEST_DIRECT and worth(x):
+            return convolution(x, self.weight, self.bias, reflect=self.padding_mode == "reflect")
+        return super().forward(x)
+
+
+def convolution(
+    x: Float[Tensor, "n i h w"],
+    weight: Float[Tensor, "o i 3 3"],
+    bias: Float[Tensor, " o"] | None = None,
+    *,
+    reflect: bool = False,
+) -> Float[Tensor, "n o h w"]:
+    """Convolution of the same size, over zeros or over the input's reflection. The answer has its channels last."""
+    n, _, h, w = x.shape
+    y = x.new_empty(n, h, w, len(weight))
+    tall, wide = (math.ceil(size / 4) for size in (h, w))
+    u = _kernels(weight, same())
+
+    def rows_of(part: tuple[int, int, int]) -> None:
+        k, begin, end = part
+        image = x[k].permute(1, 2, 0)
+
+        def load(low: int, high: int, out: Tensor) -> None:
+            out.copy_(image[low:high])
+
+        for top, strip in _strips(image, load, u, same(), begin, end, wide, reflect=reflect):
+            rows = y[k, top : top + len(strip)]
+            strip = strip[: len(rows), :w]
+            if bias is None:
+                rows.copy_(strip)
+            else:
+                torch.add(strip, bias, out=rows)
+
+    side_by_side(rows_of, _parts(n, tall))
+    return y.permute(0, 3, 1, 2)
+
+
+def _parts(n: int, tall: int) -> list[tuple[int, int, int]]:
+    """Image, first row of tiles, and the row after the last: a part for each thread."""
+    threads = min(torch.get_num_threads(), tall)
+    bounds = [round(k * tall / threads) for k in range(threads + 1)]
+    return [(k, *part) for k in range(n) for part in itertools.pairwise(bounds)]
+
+
+def _kernels(weight: Float[Tensor, "o i 3 3"], scheme: Scheme) -> list[Float[Tensor, "r o i"]]:
+    """(G w) Gᵀ, row by row."""
+    taps = weight.reshape(-1, 9).T
+    return [(torch.kron(g, scheme.G) @ taps).view(-1, *weight.shape[:2]) for g in scheme.G.split(1)]
 
 
 def styled_layer(
@@ -100,14 +163,18 @@ def styled_layer(
     n, _, h, w = x.shape
     # A transposed convolution gives one more row and column.
     tall, wide = (math.ceil((size + up - 1) / scheme.step) for size in (h, w))
-    kernels = weight.reshape(-1, 9).T
-    u = [(torch.kron(g, scheme.G) @ kernels).view(-1, *weight.shape[:2]) for g in scheme.G.split(1)]
+    u = _kernels(weight, scheme)
     y = x.new_empty(n, h * up, w * up, len(weight))
     noise = None if noise is None else noise.expand(n, 1, *y.shape[1:3]) * gain
 
     def rows_of(part: tuple[int, int, int]) -> None:
         k, begin, end = part
-        strips = _strips(x[k].permute(1, 2, 0), s[k], u, scheme, max(begin - up + 1, 0), end, wide)
+        image = x[k].permute(1, 2, 0)
+
+        def load(low: int, high: int, out: Tensor) -> None:
+            torch.mul(image[low:high], s[k], out=out)
+
+        strips = _strips(image, load, u, scheme, max(begin - up + 1, 0), end, wide)
         first = begin * len(scheme.A)
         for top, strip in strips if taps is None else _filtered(strips, taps, w * up, first):
             rows = y[k, top : top + len(strip)]
@@ -118,24 +185,24 @@ def styled_layer(
             if clamp is not None:
                 rows.clamp_(-clamp, clamp)
 
-    threads = min(torch.get_num_threads(), tall)
-    bounds = [round(k * tall / threads) for k in range(threads + 1)]
-    side_by_side(rows_of, [(k, *part) for k in range(n) for part in itertools.pairwise(bounds)])
+    side_by_side(rows_of, _parts(n, tall))
     return y.permute(0, 3, 1, 2)
 
 
 def _strips(
     x: Float[Tensor, "h w i"],
-    s: Float[Tensor, " i"],
+    load: Callable[[int, int, Tensor], None],
     u: Sequence[Float[Tensor, "r o i"]],
     scheme: Scheme,
     begin: int,
     end: int,
     wide: int,
+    *,
+    reflect: bool = False,
 ) -> Iterator[tuple[int, Float[Tensor, "rows columns o"]]]:
-    """Convolution of x · s: rows begin … end - 1 of `wide` tiles, some at a time, with the number of the first output.
+    """Convolution of x: rows begin … end - 1 of `wide` tiles, some at a time, with the number of the first output.
 
-    `u`: (G w) Gᵀ, row by row.
+    `load` puts rows low … high - 1 of x, or what they are scaled to, into its last argument. `u`: `_kernels`.
     """
     b, a, step = scheme.B, scheme.A, scheme.step
     (r, window), out, (h, w, inputs) = b.shape, len(a), x.shape
@@ -147,9 +214,11 @@ def _strips(
         n = min(most, end - at)
         first = at * step - 1
         low, high = max(first, 0), min(first + len(padded), h)
-        torch.mul(x[low:high], s, out=padded[low - first : high - first, 1 : w + 1])
+        load(low, high, padded[low - first : high - first, 1 : w + 1])
         padded[: low - first] = 0
         padded[high - first :] = 0
+        if reflect:
+            _reflect(padded, low - first, high - first if high == h else None, w)
         down = torch.bmm(b.expand(n, r, window), padded.as_strided((n, window, row), (step * row, row, 1)))
         down = down.transpose(0, 1).reshape(-1)
         v = x.new_empty(r * n * (wide + 1), r, inputs)
@@ -161,6 +230,15 @@ def _strips(
         y = (a @ m.view(r, -1)).view(out, r, -1)
         y = torch.bmm(a.expand(out, out, r), y).view(out, out, n, wide + 1, -1)[:, :, :, :wide]
         yield at * out, y.permute(2, 0, 3, 1, 4).reshape(n * out, wide * out, -1)
+
+
+def _reflect(padded: Float[Tensor, "rows columns i"], top: int, bottom: int | None, w: int) -> None:
+    """A row or column of reflection around rows `top` … `bottom` - 1 and columns 1 … w; without a bottom, not below."""
+    if top:
+        padded[0] = padded[2]
+    if bottom is not None and bottom < len(padded):
+        padded[bottom] = padded[bottom - 2]
+    padded[:, 0], padded[:, w + 1] = padded[:, 2], padded[:, w - 1]
 
 
 def _filtered(
