@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -29,14 +30,17 @@ class Config:
     """Side of the high-resolution images of training (sec. 3.2: 96)."""
     channels: Count = 3
     """Of images, on both sides."""
+    network: Literal["paper", "modified"] = "paper"
+    """paper: SRResNet (fig. 4); modified: that of OpenMMLab, without batch norms, added to the enlarged input."""
     scale: Literal[2, 4, 8] = 4
-    """How much larger the output is (sec. 3.1: 4)."""
+    """How much larger the output is (sec. 3.1: 4); of the modified network 2 or 4."""
     width: Count = 64
     """Channels of the generator (sec. 2.1: 64)."""
     num_blocks: Count = 16
     """Residual blocks, B (sec. 3.2: 16)."""
     trunk: Literal["norm", "prelu"] = "norm"
-    """What follows the convolution after the blocks: batch norm (fig. 4), or PReLU as in a published set of weights."""
+    """What follows the convolution after the blocks: batch norm (fig. 4), or PReLU as in a published set of weights; of
+    the paper's network."""
     ndf: Count = 64
     """Channels of the discriminator's first layer (sec. 2.1: 64)."""
     adversarial_weight: Weight = 1e-3
@@ -103,6 +107,57 @@ class Generator(nn.Module):
         return self((x + 1) / 2)
 
 
+class PlainResidual(nn.Module):
+    """x + conv(ReLU(conv(x)))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(width, width, 3, 1, 1), nn.Conv2d(width, width, 3, 1, 1)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return x + self.conv2(self.conv1(x).relu())
+
+
+class ModifiedGenerator(nn.Module):
+    """MSRResNet of MMEditing: what is drawn is added to the input, enlarged bilinearly. Satisfies Translator.
+
+    Keys are MMEditing's.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__()
+        self.source = self.target = Image(None, cfg.channels)
+        self.stride, self.scale, w = 1, cfg.scale, cfg.width
+        doublings = int(math.log2(cfg.scale))
+        self.halo = 1 + 2 * cfg.num_blocks + math.ceil(sum(2.0**-i for i in range(doublings)) + 2 / cfg.scale)
+        """Source pixels beyond which an output pixel depends on nothing."""
+        self.conv_first = nn.Conv2d(cfg.channels, w, 3, 1, 1)
+        self.trunk_net = nn.Sequential(*(PlainResidual(w) for _ in range(cfg.num_blocks)))
+        self.upsamples = [f"upsample{i + 1}" for i in range(doublings)]
+        for name in self.upsamples:
+            self.add_module(name, nn.ModuleDict({"upsample_conv": nn.Conv2d(w, 4 * w, 3, 1, 1)}))
+        self.conv_hr, self.conv_last = nn.Conv2d(w, w, 3, 1, 1), nn.Conv2d(w, cfg.channels, 3, 1, 1)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight)
+                nn.init.zeros_(m.bias)  # type: ignore[arg-type]
+                with torch.no_grad():
+                    # Residual networks train more easily when their first variance is smaller (MMEditing: 0.1).
+                    m.weight.mul_(0.1)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
+        """Images on [0, 1] to larger ones, about on [0, 1]: nothing bounds them."""
+        plain = F.interpolate(x, scale_factor=float(self.scale), mode="bilinear", align_corners=False)
+        x = self.trunk_net(F.leaky_relu(self.conv_first(x), 0.1))
+        for name in self.upsamples:
+            x = F.pixel_shuffle(self.get_submodule(f"{name}.upsample_conv")(x), 2)
+        return plain + self.conv_last(F.leaky_relu(self.conv_hr(x), 0.1))
+
+    def translate(self, x: Float[Tensor, "n c h w"], *, seed: int = 0) -> Float[Tensor, "n c h2 w2"]:
+        """Images on [-1, 1], `scale` times larger; what goes beyond is for the caller to cut off. Nothing is drawn."""
+        return 2 * self((x + 1) / 2) - 1
+
+
 class Discriminator(nn.Module):
     """Eight convolutions, every second of stride 2, then two dense layers (sec. 2.1, fig. 4). Returns logits."""
 
@@ -125,16 +180,18 @@ class Discriminator(nn.Module):
 
 @dataclass
 class Nets:
-    G: Generator
+    G: Generator | ModifiedGenerator
     D: Discriminator
 
 
 def build(cfg: Config) -> Nets:
-    """Raises UsageError for training images that cannot be made `scale` times smaller."""
+    """Raises UsageError for training images that cannot be made `scale` times smaller, and a scale G has not."""
+    if cfg.network == "modified" and cfg.scale == 8:
+        raise UsageError("cannot build srgan for scale 8", "the modified network enlarges by 2 or 4", "--set scale=4")
     if cfg.resolution % cfg.scale:
         where = f"cannot build srgan for {cfg.resolution} px"
         raise UsageError(where, f"the side must be a multiple of the scale, {cfg.scale}", "choose another --resolution")
-    return Nets(Generator(cfg), Discriminator(cfg))
+    return Nets((Generator if cfg.network == "paper" else ModifiedGenerator)(cfg), Discriminator(cfg))
 
 
 def enlarged(n: Nets, b: Batch) -> Tensor:
@@ -174,13 +231,16 @@ def optimizers(cfg: Config) -> dict[str, Optimizer]:
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """leftthomas/SRGAN: G's `block1`, `block2` … of which the last two are trunk and tail, and D's `net.N`.
+    """leftthomas/SRGAN: G's `block1`, `block2` … of which the last two are trunk and tail, and D's `net.N`; MMEditing's
+    MSRResNet (`trunk_net.N`).
 
     Its weights have a PReLU where the paper and its later code have the trunk's batch norm.
     """
     first = state.get("net.0.weight")
     if first is not None and "net.26.weight" in state:
         return ({"channels": first.shape[1], "ndf": first.shape[0]}, {"D": dict(state)}) if first.ndim == 4 else None
+    if "trunk_net.0.conv1.weight" in state:
+        return _modified(state)
     first = state.get("block1.0.weight")
     blocks = sum(re.fullmatch(r"block\d{1,3}\.conv1\.weight", k) is not None for k in state)
     trunk, tail = f"block{blocks + 2}.", f"block{blocks + 3}."
@@ -201,3 +261,18 @@ def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str
         old = next((name for name in names if key.startswith(name)), "")
         found[names.get(old, "") + key.removeprefix(old)] = tensor
     return cfg, {"G": found}
+
+
+def _modified(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    first, up = state.get("conv_first.weight"), state.get("upsample1.upsample_conv.weight")
+    blocks = sum(re.fullmatch(r"trunk_net\.\d{1,4}\.conv1\.weight", k) is not None for k in state)
+    if first is None or up is None or first.ndim != 4 or up.ndim != 4 or up.shape[0] != 4 * first.shape[0]:
+        return None
+    cfg = {
+        "network": "modified",
+        "channels": first.shape[1],
+        "width": first.shape[0],
+        "num_blocks": blocks,
+        "scale": 4 if "upsample2.upsample_conv.weight" in state else 2,
+    }
+    return cfg, {"G": dict(state)}

@@ -331,16 +331,18 @@ def test_completion_reads_the_same_names_by_lines_alone(tmp_path: Path, monkeypa
 def test_published_translators_are_the_catalogues() -> None:
     """The authors' addresses, over https; no hash is given where none was published. OpenMMLab's say theirs."""
     facts = shared("zoo-catalogue.yaml").read_text()
-    every = [e for e in catalog.entries().values() if e.upstream and e.model in ("cyclegan", "pix2pix")]
+    families = ("cyclegan", "pix2pix", "srgan", "esrgan")
+    every = [e for e in catalog.entries().values() if e.upstream and e.model in families]
     theirs = [e for e in every if e.name.endswith("-openmmlab")]
-    assert len(theirs) == 10
+    assert len(theirs) == 14
     for e in theirs:
         about = facts[facts.index(f"- id: {e.name}\n") :].partition("\n\n")[0]
         assert e.upstream is not None and f"upstream: {e.upstream.url}\n" in about
         assert f"    prefix: {e.upstream.sha256}\n" in about and e.upstream.url.endswith(f"-{e.upstream.sha256}.pth")
         assert "licence: apache-2.0-openmmlab\n" in about and e.card["license"] == "Apache-2.0"
-        assert set(map(str, e.card["metrics"].values())) == set(re.findall(r"^    \S*(?:fid|is): (\S+)$", about, re.M))
-    found = [e for e in every if e not in theirs]
+        scores = re.findall(r"^ {4,6}\S*(?:fid|is|psnr|ssim): (\S+)$", about, re.M)
+        assert set(map(str, e.card["metrics"].values())) == set(scores)
+    found = [e for e in every if e not in theirs and e.card["license"] == "BSD-2-Clause"]
     assert len(found) >= 23
     for e in found:
         assert e.upstream is not None
