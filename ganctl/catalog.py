@@ -83,6 +83,8 @@ class Upstream:
     bytes: int = 0
     net: str = ""
     """Which of a file's networks: its key, parts joined by dots; `G_ema` of an nvidia-pickle."""
+    beside: str = ""
+    """An entry whose file has the rest of this network: `with` in zoo.yaml."""
 
 
 @dataclass(frozen=True)
@@ -331,7 +333,7 @@ class _Reader:
         return HubFile(got.get("repo", ""), got.get("revision", ""), file, got.get("sha256", ""), size, net)
 
     def upstream(self, path: tuple, value: Any) -> Upstream | None:
-        if self.keys(path, value, ("url", "sha256", "format", "bytes", "net"), ("url", "format")) is None:
+        if self.keys(path, value, ("url", "sha256", "format", "bytes", "net", "with"), ("url", "format")) is None:
             return None
         url, form = value.get("url"), value.get("format")
         if "url" in value and (why := _url_fault(url)):
@@ -341,7 +343,8 @@ class _Reader:
         digest = self.text((*path, "sha256"), value["sha256"], "prefix") if "sha256" in value else ""
         size = self.size((*path, "bytes"), value["bytes"]) if "bytes" in value else 0
         net = self.text((*path, "net"), value["net"], "net") if "net" in value else ""
-        return Upstream(str(url), digest, str(form), size, net)
+        beside = self.text((*path, "with"), value["with"], "builtin") if "with" in value else ""
+        return Upstream(str(url), digest, str(form), size, net, beside)
 
     def card(self, path: tuple, value: Any) -> dict[str, Any]:
         if self.keys(path, value, _CARD, ("task", "license")) is None:

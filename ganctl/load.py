@@ -227,7 +227,9 @@ def _entry_bundle(entry: catalog.ZooEntry, reporter: Reporter) -> tuple[Bundle, 
     if entry.upstream:
         folder = hub.upstream_bundle(entry)
         if not is_bundle(folder):
-            _convert(entry, hub.fetch_upstream(entry.name, entry.upstream, reporter=reporter), folder)
+            file = hub.fetch_upstream(entry.name, entry.upstream, reporter=reporter)
+            rest = open_bundle(entry.upstream.beside, reporter=reporter)[0] if entry.upstream.beside else None
+            _convert(entry, file, folder, rest)
         bundle = read_bundle(folder)
         return bundle, digest(bundle)
     raise WeightsError(
@@ -235,8 +237,11 @@ def _entry_bundle(entry: catalog.ZooEntry, reporter: Reporter) -> tuple[Bundle, 
     )
 
 
-def _convert(entry: catalog.ZooEntry, file: Path, folder: Path) -> None:
-    """The authors' file, read as data, becomes a bundle in the cache. Two processes write the same bytes."""
+def _convert(entry: catalog.ZooEntry, file: Path, folder: Path, rest: Bundle | None = None) -> None:
+    """The authors' file, read as data, becomes a bundle in the cache. Two processes write the same bytes.
+
+    `rest` is what another file of theirs became, of which the network needs a part.
+    """
     from ganctl.io.pickles import read_torch
     from ganctl.io.tensors import load_into
     from ganctl.published.container import networks_in
@@ -256,12 +261,27 @@ def _convert(entry: catalog.ZooEntry, file: Path, folder: Path) -> None:
     got = read_published(module, held[wanted], where)
     if got is None:
         raise WeightsError(where, f"{entry.model} knows no such layout", "see: ganctl convert -h")
+    if rest is not None:
+        got = whole(module, got, rest.state(best_net(rest)), where)
     cfg = parse(module.Config, {**got[0], **entry.config}, where=f"the config of {entry.name}")
     nets, states = skeleton(module, cfg), {}
     for net, state in got[1].items():
         load_into(getattr(nets, net), state, where=f"{quoted(file.name)} ({net})")
         states[average_name(net, wanted, public_net(module))] = getattr(nets, net).state_dict()
     write_bundle(folder, model=entry.model, config=to_plain(cfg), states=states, card=entry.card)
+
+
+def whole(module: ModuleType, got: Any, rest: Any, where: str) -> Any:
+    """What a family made of one file, with what it makes of the rest of it: networks whose tensors come in two files.
+
+    Raises WeightsError where the family knows no such layout.
+    """
+    other = read_published(module, rest, where)
+    if other is None:
+        name = module.__name__.rpartition(".")[2]
+        raise WeightsError(where, f"{name} knows no such layout of the file with it", "see: ganctl convert --list")
+    nets = {net: {**got[1].get(net, {}), **other[1].get(net, {})} for net in {**got[1], **other[1]}}
+    return {**other[0], **got[0]}, nets
 
 
 def open_networks(ref: str, *, reporter: Reporter = SILENT) -> tuple[Bundle, "dict[str, dict[str, torch.Tensor]]"]:

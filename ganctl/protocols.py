@@ -94,9 +94,10 @@ class Styled(Translator, Protocol):
 
     style_prior: bool
     """Whether styles can be drawn: there is `draw_style(seeds) -> [n, *s]`, one code per seed, each from a generator of
-    its own, on the CPU; and without a style `translate` takes that of its seed. Elsewhere it needs one."""
+    its own, on the CPU; and without a style `translate` takes that of its seed."""
     own_style: bool
-    """Whether `encode_style` understands an input too, whose own style a style can then be blended with."""
+    """Whether `encode_style` understands an input too, whose own style can then be blended with another. Where none is
+    drawn, `translate` takes it without a style."""
 
     def encode_style(self, x: Float[Tensor, "n k h w"]) -> Float[Tensor, "n *s"]:
         """Codes of pictures on `target.range`, of any size."""

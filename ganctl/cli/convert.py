@@ -25,6 +25,12 @@ def convert(
     model: Annotated[
         str, typer.Option(metavar="NAME", help="The model family, such as dcgan.", rich_help_panel=FOREIGN)
     ] = "",
+    beside: Annotated[
+        str,
+        typer.Option(
+            "--with", metavar="FILE", help="The rest of a network that is kept in two files.", rich_help_panel=FOREIGN
+        ),
+    ] = "",
     net: Annotated[
         str, typer.Option(metavar="KEY", help="Which of a file's networks to take.", rich_help_panel=FOREIGN)
     ] = "",
@@ -48,8 +54,8 @@ def convert(
         return
     common = show.common()
     request = ConvertRequest(
-        source=source or "", out=out, model=model, net=net, settings=tuple(settings or ()), license=license,
-        channel_order=channel_order, overwrite=common.overwrite,
+        source=source or "", out=out, model=model, beside=beside, net=net, license=license,
+        settings=tuple(settings or ()), channel_order=channel_order, overwrite=common.overwrite,
     )  # fmt: skip
     show.execute(run, request, check=check)
 

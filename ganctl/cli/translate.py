@@ -7,7 +7,7 @@ import typer
 
 from ganctl.cli import show
 
-IMAGES, PICTURE = "Images", "Picture"
+IMAGES, PICTURE, STYLE = "Images", "Picture", "Style"
 
 
 def translate(
@@ -52,6 +52,27 @@ def translate(
         bool,
         typer.Option("--cycle", help="There and back: the input as both ways reconstruct it.", rich_help_panel=PICTURE),
     ] = False,
+    style: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE|SEED[:WEIGHT]",
+            help="Of models that are told one: a picture, or a seed where styles can be drawn. "
+            "Several are averaged by their weights.",
+            rich_help_panel=STYLE,
+        ),
+    ] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE|DIR", help="A picture of the style, or a folder: the mean of all.", rich_help_panel=STYLE
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="The style's share; the rest is the input's own. Default: 1.", rich_help_panel=STYLE
+        ),
+    ] = None,
     batch_size: Annotated[
         str,
         typer.Option(
@@ -102,6 +123,7 @@ def translate(
     request = TranslateRequest(
         model=model, inputs=tuple(inputs or ()), out=out, size=size, seed=seed, format=format,
         tile=tile, tile_overlap=tile_overlap, direction=direction, cycle=cycle,
+        styles=tuple(style or ()), likes=tuple(like or ()), alpha=alpha,
         batch_size=show.auto_number("--batch-size", batch_size),
         suffix=suffix, concat=concat, recursive=recursive, from_file=from_file, device=common.device,
         dtype=common.dtype, overwrite=common.overwrite, fail_fast=common.fail_fast,

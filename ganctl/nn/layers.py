@@ -4,12 +4,15 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ganctl.errors import UsageError
+
+N = TypeVar("N", bound=nn.Module)
 
 
 def normal_prior(seeds: Sequence[int], *shape: int) -> Tensor:
@@ -54,6 +57,15 @@ def init_normal(net: nn.Module, std: float = 0.02) -> None:
         nn.init.normal_(weight, 0.0 if weight.ndim > 1 else 1.0, std)
         if isinstance(getattr(m, "bias", None), Tensor):
             nn.init.zeros_(m.bias)  # type: ignore[arg-type]
+
+
+def fixed(net: N) -> N:
+    """`net` with its parameters made buffers: saved with the network it is a part of, and moved by no optimiser."""
+    for module in net.modules():
+        for name, value in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, value.detach())
+    return net
 
 
 Uniform = Callable[..., Tensor]

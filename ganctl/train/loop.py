@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.errors import DivergedError
 from ganctl.losses.objective import PENALTIES
+from ganctl.losses.perceptual import Perceptual
 from ganctl.losses.regularizers import clip_weights
 from ganctl.nn.augment import LAWS, SETS, augment, every, translated
 from ganctl.nn.diffaugment import diffaugment
@@ -142,7 +143,9 @@ class State:
 
 
 def networks(nets: Nets) -> dict[str, nn.Module]:
-    return {f.name: getattr(nets, f.name) for f in fields(nets)}
+    """What is trained and saved: all but the VGG of a perceptual loss, which may also be None."""
+    found = {f.name: getattr(nets, f.name) for f in fields(nets)}
+    return {name: net for name, net in found.items() if net is not None and not isinstance(net, Perceptual)}
 
 
 def fit(

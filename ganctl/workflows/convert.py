@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ganctl.published.container import Held
 
 SEE = "see the layouts that are known: ganctl convert --list"
+INCOMPLETE = f"give the sizes with --set key=value, a second file with --with FILE, or {SEE}"
 READERS = ("from_upstream", "from_nvidia")
 """A family's functions for a state dict, and for one of NVIDIA's networks with its arguments."""
 PLACEHOLDER = "num_batches_tracked"
@@ -33,6 +34,8 @@ class ConvertRequest:
     source: str
     """A foreign file, or a MODEL: bundle, snapshot, run, zoo name, org/repo."""
     out: str | None = None
+    beside: str = ""
+    """A second file, where a network's tensors are kept in two."""
     model: str = ""
     """The family, where the layout alone does not tell."""
     net: str = ""
@@ -117,8 +120,9 @@ def _kind(request: ConvertRequest) -> Literal["file", "model"]:
     if path.suffix.lower() in catalog.FOREIGN_SUFFIXES and not path.is_dir():
         why = "it is not a regular file" if path.exists() else "there is no such file"
         raise UsageError(f"cannot read {quoted(request.source)}", why, "give the path of a .pth, .pt, .ckpt or .pkl")
-    given = {"--model": request.model, "--net": request.net, "--channel-order": request.channel_order}
-    if option := next((o for o, v in {**given, "--set": request.settings}.items() if v), ""):
+    given: dict[str, Any] = {"--model": request.model, "--net": request.net, "--channel-order": request.channel_order}
+    given |= {"--with": request.beside, "--set": request.settings}
+    if option := next((o for o, v in given.items() if v), ""):
         raise UsageError(f"cannot use {option} with {quoted(request.source)}", "a bundle says itself what it is", SEE)
     catalog.check_name(request.source)
     return "model"
@@ -158,6 +162,7 @@ def run(request: ConvertRequest, reporter: Reporter = SILENT) -> dict[str, Any]:
     options = {**given, "set": list(request.settings) or None}
     if kind == "file":
         digest = sha256(_regular(Path(request.source).expanduser()))
+        options["with"] = sha256(_regular(Path(request.beside).expanduser())) if request.beside else None
         record = request_for("convert", Path(request.source).name, digest, **options)
         if _is_there(out, record, request.overwrite):
             return _report(request, read_bundle(out), "exists", reporter)
@@ -248,13 +253,17 @@ def _report(request: ConvertRequest, bundle: Bundle, status: str, reporter: Repo
 def _foreign(request: ConvertRequest, digest: str, reporter: Reporter) -> Found:
     from ganctl.io.pickles import read_torch
     from ganctl.io.tensors import read_tensors
-    from ganctl.load import public_net
+    from ganctl.load import public_net, whole
     from ganctl.published.container import networks_in, training_card
     from ganctl.published.openmmlab import order_of
 
     path = Path(request.source).expanduser()
     where = f"cannot use weights {quoted(request.source)}"
-    value = read_tensors(path) if path.suffix == ".safetensors" else read_torch(path)
+
+    def read(path: Path) -> Any:
+        return read_tensors(path) if path.suffix == ".safetensors" else read_torch(path)
+
+    value = read(path)
     bgr = (request.channel_order or order_of(path.name)) == "bgr"
     held = networks_in(value, bgr=bgr)
     states = {k: v for k, v in held if not request.net or request.net in (k, *k.split("."))}
@@ -264,6 +273,10 @@ def _foreign(request: ConvertRequest, digest: str, reporter: Reporter) -> Found:
     match = _match(request, states, where)
     public = public_net(match.module)
     config_, nets = _assemble(match, public, where)
+    if request.beside:
+        rest = dict(networks_in(read(Path(request.beside).expanduser()), bgr=bgr))
+        for state in rest.values():
+            config_, nets = whole(match.module, (config_, nets), state, f"cannot use weights {quoted(request.beside)}")
     for key, text in (_setting(s) for s in request.settings):
         config_[key] = text
     name = match.module.__name__.rpartition(".")[2]
@@ -384,5 +397,5 @@ def _fill(net: Any, state: "Mapping[str, Tensor]", where: str) -> "Mapping[str, 
     bad = [k for k, t in state.items() if t.is_floating_point() and not bool(t.isfinite().all())]
     if bad:
         raise WeightsError(f"cannot use weights {where}", f"{quoted(bad[0])} holds NaN or infinity", "use another file")
-    load_into(net, {**state, **old}, where=where, hint="give the sizes with --set key=value, or " + SEE)
+    load_into(net, {**state, **old}, where=where, hint=INCOMPLETE)
     return net.state_dict()

@@ -117,7 +117,7 @@ def resolve(reference: str, changes: Mapping[str, Any], settings: Sequence[str])
                 option = OPTIONS.get(place, place.replace("_", "-"))
                 raise UsageError(f"cannot use --{option} with {sections.model}", f"it has {own}")
             values[section][place] = value
-    if "resolution" not in values["config"]:
+    if "resolution" not in values["config"] and getattr(module, "SIZE_FROM_DATA", True):
         values["config"].update(_from_data(module, values))
     _choose(module, values)
     if values["train"].get("dtype") in ("fp16", "bf16"):

@@ -204,7 +204,9 @@ def _report(run: Path, nimg: int, metrics: dict[str, float], begun: float, repor
 
 def _open(plan: Plan, request: TrainRequest, device: Any, reporter: Reporter, on_tick: OnTick) -> "Session":
     """Data, networks and what was trained before, ready for the next step; a new run has its first snapshot."""
+    from ganctl.load import family
     from ganctl.train import checkpoint, distributed
+    from ganctl.workflows.given import fill
     from ganctl.workflows.session import Session
 
     held = contextlib.ExitStack()
@@ -215,6 +217,7 @@ def _open(plan: Plan, request: TrainRequest, device: Any, reporter: Reporter, on
         data, state = open_data(plan.recipe, request.workers, reporter), new_state(plan.recipe, device)
         found = None if plan.replace else checkpoint.newest_whole(plan.run, reporter.warn)
         start, scores = found or _other(request.resume, reporter), checkpoint.Scores()
+        fill(family(plan.recipe.model), plan.recipe.config, state, resumed=start is not None, reporter=reporter)
         if start:
             scores = checkpoint.restore(start, state)
         elif plan.recipe.train.init_from:
@@ -340,8 +343,9 @@ def new_state(recipe: Recipe, device: Any) -> "State":
         )
     torch.manual_seed(recipe.train.seed)
     nets = module.build(recipe.config)
-    for net in networks(nets).values():
-        net.train().to(device)
+    for net in vars(nets).values():
+        if net is not None:
+            net.train().to(device)
     average = copy.deepcopy(next(iter(networks(nets).values()))).eval().requires_grad_(False)
     specs = module.optimizers(recipe.config)
     optimizers = {name: optim.make(spec, getattr(nets, name)) for name, spec in specs.items()}

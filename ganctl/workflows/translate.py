@@ -22,6 +22,7 @@ from ganctl.io.video import VIDEO_SUFFIXES, Video, need_av, read_video, write_vi
 from ganctl.workflows.generate import half_precision
 from ganctl.workflows.pipeline import overlapped
 from ganctl.workflows.targets import STREAM, Job, Tally, list_inputs, plan, refuse_clashes
+from ganctl.workflows.translate_style import check_style, with_style
 from ganctl.workflows.translate_tiles import check_tiles
 from ganctl.workflows.translate_way import Way, find_way, finish
 
@@ -55,6 +56,12 @@ class TranslateRequest:
     """Of a model that translates both ways; None is AtoB."""
     cycle: bool = False
     """There and back: what comes out is the input's reconstruction, F(G(x))."""
+    styles: tuple[str, ...] = ()
+    """PICTURE[:WEIGHT] or SEED[:WEIGHT] each; the weighted mean of them is the style."""
+    likes: tuple[str, ...] = ()
+    """Pictures, or folders of them, that have a part in that mean of weight 1 each."""
+    alpha: float | None = None
+    """The style's share; the rest is each input's own. None is 1."""
     batch_size: int | None = None
     """Images of one size computed together on a GPU; None picks by size. On the CPU it is always one."""
     seed: int = 0
@@ -114,8 +121,10 @@ def run(request: TranslateRequest, reporter: Reporter = SILENT, *, stdout: IO[by
         raise UsageError(what, f"{quoted(model.model)} does not turn images into images", hint)
     way = find_way(model, request.direction, request.cycle, request.concat)
     way = replace(way, tile=request.tile, overlap=request.tile_overlap)
+    parts = check_style(request.styles, request.likes, request.alpha)
+    way = with_style(way, parts, request.alpha, model.name, model.device)
     half = half_precision(model, request.dtype, reporter)
-    items = settle(jobs, request, model)
+    items = settle(jobs, request, model, way)
     work = Work(request, model, way, parse_size(request.size), half, stdout)
     tally = Tally(reporter, "translate", len(jobs), request.fail_fast)
     counts = Counter({"written": 0, "exists": 0, "failed": 0})
@@ -140,6 +149,7 @@ def prepare(request: TranslateRequest, reporter: Reporter = SILENT) -> list[Job]
     check_name(request.model)
     parse_size(request.size)
     check_tiles(request.tile, request.tile_overlap)
+    check_style(request.styles, request.likes, request.alpha)
     if re.search(r"[/\\\0]", request.suffix):
         raise UsageError(f"cannot use --suffix {quoted(request.suffix)}", "it becomes part of a file name")
     out = Path(request.out) if request.out not in (None, STREAM) else None
@@ -206,14 +216,14 @@ def parse_size(size: str) -> tuple[int, int] | None:
     return height, width
 
 
-def settle(jobs: Sequence[Job], request: TranslateRequest, model: "Model") -> list[Item]:
+def settle(jobs: Sequence[Job], request: TranslateRequest, model: "Model", way: Way) -> list[Item]:
     """Which outputs are there already. Raises UsageError when one exists for another request."""
     items = []
     for job in jobs:
         item = Item(job)
         if job.path is not None and job.path.exists():
             try:
-                item = read(item, request, model)
+                item = read(item, request, model, way)
             except GanctlError as e:
                 items.append(replace(item, error=e))
                 continue
@@ -225,7 +235,7 @@ def settle(jobs: Sequence[Job], request: TranslateRequest, model: "Model") -> li
     return items
 
 
-def read(item: Item, request: TranslateRequest, model: "Model") -> Item:
+def read(item: Item, request: TranslateRequest, model: "Model", way: Way) -> Item:
     """The item with its bytes (a video's stay on the disk) and the request its output will carry."""
     from ganctl.nn.precision import computes_in
 
@@ -245,6 +255,7 @@ def read(item: Item, request: TranslateRequest, model: "Model") -> Item:
         tile=[request.tile, request.tile_overlap] if request.tile else None,
         direction="BtoA" if request.direction == "BtoA" else None,
         cycle=request.cycle or None,
+        **way.style,
         concat=request.concat,
         dtype=request.dtype if half else None,
         input_sha256=digest,
@@ -268,7 +279,7 @@ class Work:
         if item.error or item.status == "exists":
             return item
         try:
-            item = read(item, self.request, self.model)
+            item = read(item, self.request, self.model, self.way)
             numbers = self.way.source.numbers
             picture = read_image(item.data or b"", name=item.job.label, numbers=numbers)
             size = self.size or picture.pixels.shape[:2]
@@ -350,7 +361,7 @@ class Work:
             if self.way.source.numbers:
                 why = "the model takes label maps, and a video's pixels are colours"
                 raise UsageError(f"cannot translate {quoted(source_path)}", why, "give it images")
-            item = read(item, self.request, self.model)
+            item = read(item, self.request, self.model, self.way)
             source = read_video(source_path)
             left_out = write_video(
                 path,

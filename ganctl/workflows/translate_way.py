@@ -1,8 +1,8 @@
 """What happens to one picture: the networks it passes, in which pieces, and how the result is laid out."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ganctl.errors import DeviceError, UsageError, quoted
@@ -28,6 +28,8 @@ class Way:
     """Whether all their outputs are kept, one behind the other in the channels, or the last one only."""
     tile: int = 0
     overlap: int = 0
+    style: Mapping[str, Any] = field(default_factory=dict)
+    """What requests record of the style that the first network is told."""
 
     @property
     def source(self) -> "Image":

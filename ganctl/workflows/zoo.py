@@ -16,6 +16,9 @@ from ganctl.io.progress import SILENT, Reporter
 CHECK_TOLERANCE = 2e-3
 """Of the mean and deviation of a seed-0 picture, in units of the network's range: rounding differs between machines."""
 
+NO_METRICS = ("vgg19-imagenet", "adain-vgg-normalised")
+"""Feature networks of losses and of other models, which no metric reads."""
+
 
 @config
 class ListRequest:
@@ -185,7 +188,7 @@ def pull(request: PullRequest, reporter: Reporter = SILENT) -> list[dict[str, An
     if request.all:
         names = catalog.names()
     elif request.metrics:
-        names += [n for n in catalog.names("features") if n not in names]
+        names += [n for n in catalog.names("features") if n not in (*names, *NO_METRICS)]
     if not names:
         raise UsageError("nothing to pull", "no name is given", "ganctl zoo pull NAME, --metrics or --all")
     for name in names:

@@ -418,3 +418,35 @@ def test_a_published_cyclegan_file_converts_and_translates(ganctl: Shell, tmp_pa
     ganctl.ok("translate", tmp_path / "b", tmp_path / "a.png", "-o", tmp_path / "c.png")
     with Image.open(tmp_path / "c.png") as made:
         assert made.size == (13, 6)
+
+
+def test_the_two_files_of_adain_make_one_model(ganctl: Shell, tmp_path: Path) -> None:
+    """Bare numbers: the decoder, and the whole VGG-19, of which the part after relu4_1 is not used."""
+    G = family("adain").build(family("adain").Config(width=8)).G
+    vgg, decoder = dict(G.encoder.state_dict()), dict(G.decoder.state_dict())
+    tail = {f"{k}.{part}": torch.ones(64, 64, 3, 3) if part == "weight" else torch.ones(64)
+            for k in (32, 35, 38, 42, 45, 48, 51) for part in ("weight", "bias")}  # fmt: skip
+    first = saved(ganctl.folder / "decoder.pth", decoder)
+    second = saved(ganctl.folder / "vgg.pth", {**vgg, **tail}, zipped=False)
+    for name, (source, beside) in {"a": (first, second), "b": (second, first)}.items():
+        convert(source, tmp_path / name, beside=str(beside), license="MIT")
+        bundle = read_bundle(tmp_path / name)
+        assert (bundle.config["width"], bundle.config["channels"]) == (8, 3)
+        assert same(tmp_path / name, "G", dict(G.state_dict()))
+    for alone, lacking in ((first, "'encoder.0.weight'"), (second, "'decoder.1.weight'")):
+        with pytest.raises(WeightsError) as half:
+            convert(alone, tmp_path / "c")
+        assert f"missing: {lacking}" in half.value.why and "a second file with --with FILE" in half.value.hint
+    with pytest.raises(WeightsError, match="knows no such layout of the file with it"):
+        convert(first, tmp_path / "c", beside=str(saved(tmp_path / "odd.pth", {"x": torch.ones(3)})))
+    with pytest.raises(UsageError, match="cannot use --with"):
+        check(ConvertRequest(source=str(tmp_path / "a"), out=str(tmp_path / "c"), beside=str(first)))
+    Image.new("RGB", (21, 16), (200, 90, 20)).save(ganctl.folder / "a.png")
+    ganctl.ok("convert", "decoder.pth", "--with", "vgg.pth", "-o", "m", "--license", "MIT")
+    ganctl.ok("translate", "m", "a.png", "--style", "a.png", "-o", "c.png")
+    with Image.open(ganctl.folder / "c.png") as made:
+        assert made.size == (21, 16)
+    # The same files again are the same request; with another second file it is another.
+    assert convert(first, tmp_path / "a", beside=str(second), license="MIT")["status"] == "exists"
+    with pytest.raises(UsageError, match="refused to overwrite"):
+        convert(first, tmp_path / "a", beside=str(first), license="MIT")

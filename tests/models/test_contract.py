@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ganctl.config import parse
 from ganctl.load import family, model_names, public_net
 from ganctl.phase import Batch, Progress
-from ganctl.protocols import Autoencoder, Classifier, Sampler, Translator, classes_of
+from ganctl.protocols import Autoencoder, Classifier, Sampler, Styled, Translator, classes_of
 from ganctl.train import optim
 from ganctl.train.loop import State, TrainConfig, networks, run_phase
 
@@ -229,6 +229,22 @@ def test_translator_translates_each_image_alone_and_by_seed(name: str) -> None:
     # As above: another batch, other kernels.
     assert (F.translate(x[2:], seed=1) - y[2:]).abs().max() <= 1e-5
     assert torch.equal(F.translate(x, seed=1), y)
+
+
+@pytest.mark.parametrize("name", ["adain", "funit", "munit"])
+def test_styles_are_told_to_each_image_and_averaged(name: str) -> None:
+    F = trained(name)
+    assert isinstance(F, Styled)
+    g = torch.Generator().manual_seed(6)
+    codes = torch.cat([F.encode_style(torch.rand(1, F.target.channels, 24, w, generator=g) * 2 - 1) for w in (24, 40)])
+    x = torch.rand(2, F.source.channels, 2 * F.stride, 2 * F.stride, generator=g) * 2 - 1
+    one, each = F.translate(x, style=codes[:1]), F.translate(x, style=codes)
+    assert (each[0] - one[0]).abs().max() <= 1e-5 and not torch.equal(each[1], one[1])
+    assert not torch.equal(F.translate(x, style=codes.mean(0, keepdim=True)), one)
+    own = F.draw_style([3]) if F.style_prior else F.encode_style(x)
+    assert own.shape[1:] == codes.shape[1:] and torch.equal(F.translate(x, seed=3), F.translate(x, style=own))
+    if F.style_prior:
+        assert torch.equal(F.draw_style([4]), F.draw_style([3, 4])[1:])
 
 
 def test_pix2pix_dropout_is_drawn_by_the_seed_at_test_time() -> None:

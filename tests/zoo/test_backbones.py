@@ -3,13 +3,15 @@
 import hashlib
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from ganctl.errors import UsageError, WeightsError
-from ganctl.load import load
+from ganctl.io.bundle import read_bundle
+from ganctl.load import family, load
 from ganctl.metrics.features import tensors_sha256
 from ganctl.metrics.perceptual import open_lpips, open_vgg16
 from tests.cli.fid_tools import pictures
@@ -42,7 +44,7 @@ def served(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     text = entry(NAME).replace(f"https://download.pytorch.org/models/{FILE}", f"{world.hub.url}/upstream/{FILE}")
     text = text.replace(published, hashlib.sha256(data).hexdigest()).replace("bytes: 4958839", f"bytes: {len(data)}")
     world.hub.files[FILE] = data
-    world.zoo(text + entry("lpips-squeeze") + entry("lenet-mnist"))
+    world.zoo(text + entry("lpips-squeeze") + entry("lenet-mnist") + entry("vgg19-imagenet"))
     for key in ("GANCTL_ZOO", "GANCTL_CACHE", "HF_HOME"):
         monkeypatch.setenv(key, world.env[key])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -53,7 +55,7 @@ def test_pulled_for_metrics_then_lpips_measures_with_it(served: World) -> None:
     with pytest.raises(WeightsError) as missing:
         open_lpips("squeeze", device=CPU)
     assert f"ganctl zoo pull {NAME}" in missing.value.hint
-    # Everything of task features, and nothing else; what is built in is there already.
+    # Everything of task features that a metric reads, and nothing else; what is built in is there already.
     done = served.run("zoo", "pull", "--metrics", "--json")
     assert done.returncode == 0, done.stderr
     pulled = {r["name"]: r for r in map(json.loads, done.stdout.splitlines())}
@@ -108,3 +110,28 @@ def test_weights_of_another_network_are_named(served: World) -> None:
         with pytest.raises(WeightsError, match="cannot use weights of vgg16-imagenet") as wrong:
             opened()
         assert "'features.0.weight' has shape (64, 3, 5, 5), the network needs (64, 3, 3, 3)" in wrong.value.why
+
+
+def test_adain_is_its_decoder_with_the_encoder_of_another_entry(world: World) -> None:
+    """One pull brings both files; each is held to its hash."""
+    G = family("adain").build(family("adain").Config(width=8)).G
+    text = entry("adain") + entry("adain-vgg-normalised")
+    for name, part, published in (
+        ("decoder.pth", G.decoder, "379ca41d59f3a37eed3599bbbc2560c19da5c458870a5ffd3a9dd41aa88f9472"),
+        ("vgg_normalised.pth", G.encoder, "804ca2835ecf7539f0cd2a7ac3c18ce81e6f8468969ae7117ac0c148d286bb4a"),
+    ):
+        file = io.BytesIO()
+        torch.save(dict(part.state_dict()), file)
+        world.hub.files[name] = file.getvalue()
+        text = text.replace(published, hashlib.sha256(file.getvalue()).hexdigest())
+    text = text.replace(
+        "https://github.com/naoto0804/pytorch-AdaIN/releases/download/v0.0.0", f"{world.hub.url}/upstream"
+    )
+    world.zoo(text)
+    done = world.run("zoo", "pull", "adain", "--json")
+    assert done.returncode == 0, done.stderr
+    state = read_bundle(Path(json.loads(done.stdout)["path"])).state("G")
+    assert all(torch.equal(state[k], v) for k, v in G.state_dict().items()) and len(state) == len(G.state_dict())
+    cached = world.run("zoo", "list", "--cached", "--json").stdout.splitlines()
+    assert {json.loads(line)["name"] for line in cached} == {"adain", "adain-vgg-normalised"}
+    assert world.run("zoo", "verify", "adain").returncode == 0

@@ -1,15 +1,19 @@
-"""VGG-16, configuration D: Simonyan & Zisserman, 2015. arXiv:1409.1556, table 1.
+"""VGG-16 and VGG-19, configurations D and E: Simonyan & Zisserman, 2015. arXiv:1409.1556, table 1.
 
 Parameter names are torchvision's. Input is an RGB image on [0, 1], less ImageNet's mean (0.485, 0.456, 0.406), over its
 deviation (0.229, 0.224, 0.225).
 """
+
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 _BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-"""(channels, 3x3 convolutions) between the pools."""
+"""(channels, 3x3 convolutions) between the pools of VGG-16 …"""
+BLOCKS19 = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
+"""… and of VGG-19."""
 
 
 class VGG16Features(nn.Module):
@@ -53,3 +57,55 @@ class VGG16(VGG16Features):
         """fc2 after its ReLU, the features of Kynkäänniemi et al., 2019. arXiv:1904.06991, sec. 3."""
         pooled = F.adaptive_avg_pool2d(self.features(x), 7)
         return self.classifier[:5](pooled.flatten(1))
+
+
+class VGG19Features(nn.Module):
+    """The convolutions of VGG-19 up to the last of the layers asked for, by the names its users give them.
+
+    convB_I is the I-th convolution of block B, 1 … 5, before its ReLU; reluB_I is after it.
+    """
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        super().__init__()
+        places, built, inputs = {}, [], 3
+        for block, (channels, convolutions) in enumerate(BLOCKS19, 1):
+            for i in range(1, convolutions + 1):
+                places |= {f"conv{block}_{i}": len(built), f"relu{block}_{i}": len(built) + 1}
+                # Not in place: a convolution that was asked for must stay as it is.
+                built += [nn.Conv2d(inputs, channels, 3, 1, 1), nn.ReLU()]
+                inputs = channels
+            built.append(nn.MaxPool2d(2, 2))
+        self.outputs = [places[name] for name in layers]
+        self.features = nn.Sequential(*built[: max(self.outputs) + 1])
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
+        """The layers asked for, in that order, of RGB images normalised as above."""
+        found = {}
+        for place, layer in enumerate(self.features):
+            found[place] = x = layer(x)
+        return [found[place] for place in self.outputs]
+
+
+RELU4_1 = 31
+"""Modules of `reflected_vgg19` up to it."""
+
+
+def reflected_vgg19(channels: int = 3, width: int = 64) -> nn.Sequential:
+    """VGG-19 up to relu4_1 as style transfer publishes it, with the numbers of that file's modules.
+
+    A 1x1 convolution first, which takes images on [0, 1] to what the network was trained on; reflection in place of
+    zeros at the border; pools that round up. `width` is that of the first block, 64 in the paper.
+    """
+    layers: list[nn.Module] = [nn.Conv2d(channels, 3, 1)]
+    inputs = 3
+    for wide, convolutions in BLOCKS19:
+        for _ in range(convolutions):
+            outputs = wide * width // 64
+            layers += [nn.ReflectionPad2d(1), nn.Conv2d(inputs, outputs, 3), nn.ReLU()]
+            inputs = outputs
+        layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
+    for layer in layers[:RELU4_1]:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return nn.Sequential(*layers[:RELU4_1])
