@@ -18,6 +18,7 @@ from ganctl.io.bundle import read_bundle
 from ganctl.load import family, load, model_names
 from ganctl.workflows.convert import ConvertRequest, check, layouts, run
 from tests.conftest import Shell, Tiny, golden, shared_data
+from tests.golden.test_networks import read
 from tests.layouts import one_thing_wrong
 
 TINY = {
@@ -401,6 +402,34 @@ def test_the_sample_that_came_with_the_dcgan_looks_like_ours(tmp_path: Path) -> 
         ours = (G.sample(G.prior(range(64))) + 1) / 2
     dark = sum(theirs.histogram()[:64]) / (theirs.width * theirs.height)
     assert abs(float((ours < 0.25).float().mean()) - dark) < 0.15
+
+
+def test_munit_and_funit_as_their_authors_save_them(ganctl: Shell, tmp_path: Path) -> None:
+    """gen_*.pt: two domains, and a generator with its average; buffers that nothing reads are left behind."""
+    Image.new("RGB", (21, 18), (200, 90, 20)).save(tmp_path / "a.png")
+    half = read(golden("munit_adain_generator.safetensors"))[0]
+    saved(tmp_path / "gen.pt", {"a": half, "b": {k: -v for k, v in half.items()}})
+    ganctl.ok("convert", tmp_path / "gen.pt", "-o", tmp_path / "munit", "--license", "CC-BY-NC-SA-4.0")
+    config = read_bundle(tmp_path / "munit").config
+    assert (config["ngf"], config["res_blocks"], config["style_dim"], config["mlp_dim"]) == (6, 2, 8, 12)
+    found = load_file(tmp_path / "munit" / "G.safetensors")
+    assert torch.equal(found["B.decoder.up.3.conv.weight"], -half["dec.model.4.conv.weight"])
+    assert torch.equal(found["A.content.3.1.convs.0.conv.bias"], half["enc_content.model.3.model.1.model.0.conv.bias"])
+    assert not any("running" in k for k in found)
+    made = []
+    for i, options in enumerate((("--seed", 1), ("--seed", 1), ("--seed", 2), ("--direction", "BtoA"))):
+        ganctl.ok("translate", tmp_path / "munit", tmp_path / "a.png", "-o", tmp_path / f"{i}.png", *options)
+        with Image.open(tmp_path / f"{i}.png") as image:
+            assert image.size == (21, 18)
+            made.append(image.tobytes())
+    assert made[0] == made[1] and len(set(made)) == 3
+    shots = read(golden("funit_fewshot_generator.safetensors"))[0]
+    saved(tmp_path / "animals.pt", {"gen": {k: -v for k, v in shots.items()}, "gen_test": shots})
+    ganctl.ok("convert", tmp_path / "animals.pt", "-o", tmp_path / "funit")
+    bundle = read_bundle(tmp_path / "funit")
+    assert (bundle.model, set(bundle.nets), bundle.config["content_downs"]) == ("funit", {"G", "G_ema"}, 2)
+    average = load_file(tmp_path / "funit" / "G_ema.safetensors")
+    assert torch.equal(average["style.0.conv.weight"], shots["enc_class_model.model.0.conv.weight"])
 
 
 def test_a_published_cyclegan_file_converts_and_translates(ganctl: Shell, tmp_path: Path) -> None:

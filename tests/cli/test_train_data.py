@@ -173,6 +173,33 @@ def test_unpaired_sides_of_any_number_and_name(tmp_path: Path):
         train(request("pix2pix", tmp_path / "two", tmp_path / "u", "pairs=unpaired"))
 
 
+def test_images_of_many_classes_each_beside_one_of_another(tmp_path: Path):
+    for label in "abc":
+        pictures(tmp_path / "many" / label, n=4, mode="RGB", seed=ord(label))
+    end = train(request("funit", tmp_path / "many", tmp_path / "run", *FEW, "classes=3"))
+    assert end.nimg == 16
+    # Eight rows of a content image, a class image, and the one as of the other's class.
+    with Image.open(next((tmp_path / "run" / "samples").glob("*.png"))) as shown:
+        assert shown.size == (3 * 18 - 2, 8 * 18 - 2)
+        pixels = np.asarray(shown.convert("RGB"))
+    data = opened(tmp_path / "many", channels=3)
+    rows = [pixels[18 * i : 18 * i + 16] for i in range(8)]
+    found = [[np.flatnonzero((data.x == row[:, 18 * k : 18 * k + 16]).all((1, 2, 3))) for k in (0, 1)] for row in rows]
+    assert data.c is not None and all(data.c[x[0]] != data.c[y[0]] for x, y in found)
+    with pytest.raises(UsageError, match=r"3 classes. funit is set to 2"):
+        train(request("funit", tmp_path / "many", tmp_path / "u", *FEW))
+    with pytest.raises(UsageError, match="no classes in"):
+        train(request("funit", tmp_path / "many" / "a", tmp_path / "u", *FEW))
+    one = np.full((4, 28, 28), 7, np.uint8)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(one))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(4, np.uint8)))
+    with pytest.raises(UsageError, match="all are of one class"):
+        train(request("funit", tmp_path / "train-images-idx3-ubyte", tmp_path / "u", *FEW, "channels=1"))
+    for model, pairs in (("gan", "classes"), ("funit", "files"), ("cyclegan", "classes"), ("funit", "unpaired")):
+        with pytest.raises(UsageError, match=rf"cannot use (pairs = {pairs}|unpaired images) with {model}"):
+            resolve(model, {}, (f"pairs={pairs}",))
+
+
 def test_broken_images_are_named_and_counted_and_too_many_refused(tmp_path: Path):
     data = pictures(tmp_path / "data", n=200)
     (data / "003.png").write_bytes((data / "003.png").read_bytes()[:60])

@@ -28,6 +28,7 @@ from tests.cli.runs import (
 CASES = {
     "gan-accumulated": ("gan", ("batch_gpu=2", "mirror=true", "kimg=0.6")),
     "wgan": ("wgan", ("mirror=true",)),
+    "funit": ("funit", ("mirror=true", "kimg=0.16", "snap=0.08")),
     "cyclegan": ("cyclegan", ("jitter=4", "mirror=true", "kimg=0.16", "snap=0.08")),
 }
 
@@ -48,7 +49,10 @@ def lines(run: Path) -> int:
 @pytest.mark.parametrize("case", CASES)
 def test_killed_at_random_moments_it_ends_as_the_undisturbed_run(case: str, tmp_path: Path):
     model, settings = CASES[case]
-    data = pictures(tmp_path / "data", size=(32, 16) if model == "cyclegan" else (16, 16), mode="RGB")
+    data = pictures(tmp_path / "data" / "a", size=(32, 16) if model == "cyclegan" else (16, 16), mode="RGB")
+    if model == "funit":
+        pictures(tmp_path / "data" / "b", n=5, mode="RGB", seed=1)
+        data = tmp_path / "data"
     train(request(model, data, tmp_path / "a", *settings))
     again = request(model, data, tmp_path / "b", *settings)
     kills, rng = 0, random.Random()
