@@ -138,6 +138,8 @@ def open_dataset(
     from ganctl.data.paired import open_pairs, open_unpaired
 
     assert cfg.path
+    # Where classes meet, as where two sides do, images are loaded larger and cropped at random.
+    side = resolution + (cfg.jitter if cfg.pairs == "classes" else 0)
     if label_nc is not None:
         data = open_label_maps(cfg, resolution, channels, label_nc, workers, on_progress)
     elif source_channels is not None and cfg.pairs == "unpaired":
@@ -145,11 +147,11 @@ def open_dataset(
     elif source_channels is not None:
         data = open_pairs(cfg, resolution, channels, source_channels, workers, on_progress)
     elif found := find_idx(Path(cfg.path)):
-        data = open_idx(found, cfg, resolution, channels)
+        data = open_idx(found, cfg, side, channels)
     elif cfg.crop == "random":
         data = open_photos(cfg, resolution, channels, workers, on_progress)
     else:
-        data = open_images(cfg, resolution, channels, workers, on_progress)
+        data = open_images(cfg, side, channels, workers, on_progress)
     if labels and data.c is None:
         raise UsageError(
             f"no classes in {quoted(cfg.path)}",

@@ -43,7 +43,7 @@ def _batch(data: Dataset, cfg: DataConfig, places: np.ndarray, resolution: int, 
         parts = zip(index, places, strict=True)
         x = np.stack([_part(data.whole[i], resolution, cfg, (seed, 1, int(place))) for i, place in parts])
     elif cfg.pairs == "classes":
-        other = [_of_another_class(data, int(p), i, seed) for i, p in zip(index, places, strict=True)]
+        other = np.array([_of_another_class(data, int(p), i, seed) for i, p in zip(index, places, strict=True)])
         y = data.x[other]
         _augment([x], cfg, places, (seed, 1))
         _augment([y], cfg, places, (seed, 1 + OTHER))

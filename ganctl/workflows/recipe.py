@@ -161,6 +161,8 @@ def _check(recipe: Recipe, module: Any) -> None:
     if recipe.data.crop == "random" and (hasattr(recipe.config, "source_channels") or wanted == "classes"):
         why = "its images have two sides"
         raise UsageError(f"cannot crop at random for {recipe.model}", why, "use --set jitter=30")
+    if recipe.data.jitter and not (hasattr(recipe.config, "source_channels") or wanted == "classes"):
+        raise UsageError(f"cannot use jitter with {recipe.model}", "its images are not loaded larger", "leave it out")
     if pairs == "unpaired" != wanted:
         raise UsageError(f"cannot use unpaired images with {recipe.model}", "its losses compare no such images")
     if pairs != wanted and "classes" in (pairs, wanted):

@@ -186,6 +186,10 @@ def test_images_of_many_classes_each_beside_one_of_another(tmp_path: Path):
     rows = [pixels[18 * i : 18 * i + 16] for i in range(8)]
     found = [[np.flatnonzero((data.x == row[:, 18 * k : 18 * k + 16]).all((1, 2, 3))) for k in (0, 1)] for row in rows]
     assert data.c is not None and all(data.c[x[0]] != data.c[y[0]] for x, y in found)
+    assert opened(tmp_path / "many", channels=3, pairs="classes", jitter=2).x.shape == (12, 18, 18, 3)
+    train(request("funit", tmp_path / "many", tmp_path / "crops", *FEW, "classes=3", "jitter=2"))
+    with pytest.raises(UsageError, match="cannot use jitter with gan"):
+        resolve("gan", {}, ("jitter=2",))
     with pytest.raises(UsageError, match=r"3 classes. funit is set to 2"):
         train(request("funit", tmp_path / "many", tmp_path / "u", *FEW))
     with pytest.raises(UsageError, match="no classes in"):
