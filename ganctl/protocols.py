@@ -39,6 +39,21 @@ class ConditionalSampler(Sampler, Protocol):
 
 
 @runtime_checkable
+class TruncatedSampler(Sampler, Protocol):
+    """A sampler whose z may come from a truncated prior (Brock et al. 2019, sec. 3.1): it has no W to truncate."""
+
+    def truncated(self, z: Float[Tensor, "n *z"], psi: float) -> Float[Tensor, "n *z"]:
+        """z of the prior, as the prior truncated by psi, 0 … 1, has it; 1 leaves it as it is."""
+        ...
+
+    def sample(
+        self, z: Float[Tensor, "n *z"], c: Int[Tensor, " n"] | None = None, *, psi: float = 1.0
+    ) -> Float[Tensor, "n c h w"]:
+        """Images in `x.range` of `truncated(z, psi)`."""
+        ...
+
+
+@runtime_checkable
 class StyleSampler(Sampler, Protocol):
     """z → w → x: a sampler with a second latent space, which its mapping network makes of the prior (and of a class).
 

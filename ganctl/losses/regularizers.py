@@ -1,6 +1,6 @@
 """Penalties on gradients: a discriminator's with respect to images, a generator's to its styles."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
@@ -51,6 +51,16 @@ def clip_weights(D: nn.Module, c: float) -> None:
     """w ← clip(w, -c, c)  (Arjovsky et al. 2017, alg. 1, line 7)."""
     for w in D.parameters():
         w.clamp_(-c, c)
+
+
+def orthogonality(weights: Iterable[Tensor]) -> Tensor:
+    """Σ ‖W Wᵀ ⊙ (1 - I)‖²_F, W as [out, rest]: inner products of a weight's rows (Brock et al. 2019, eq. 3)."""
+    total = []
+    for weight in weights:
+        rows = weight.flatten(1)
+        products = rows @ rows.T
+        total.append(products.square().sum() - products.diagonal().square().sum())
+    return torch.stack(total).sum()
 
 
 def path_lengths(

@@ -19,10 +19,10 @@ NoiseMode = Literal["const", "random", "none"]
 
 @dataclass(frozen=True)
 class Drawing:
-    """How a style-based sampler draws."""
+    """How a style-based sampler draws, or one whose prior can be truncated."""
 
     psi: float = 1.0
-    """Truncation: w ← mean + psi · (w - mean) (Karras et al. 2019, app. B)."""
+    """Truncation: w ← mean + psi · (w - mean) (Karras et al. 2019, app. B); of a `TruncatedSampler`, of its z."""
     cutoff: int | None = None
     """Only the first so many layers are truncated; None: all."""
     noise: NoiseMode = "const"
@@ -57,8 +57,8 @@ def draw(
     """
     if not isinstance(net, StyleSampler):
         z = torch.stack([latent.z for latent in latents if latent.z is not None]).to(device)
-        c = _classes(net, latents, device)
-        return net.sample(z) if c is None else net.sample(z, c), tuple(latents)
+        c, options = _classes(net, latents, device), {} if drawing.psi == 1 else {"psi": drawing.psi}
+        return net.sample(z, **options) if c is None else net.sample(z, c, **options), tuple(latents)
     w = styles(net, latents, drawing, device)
     if drawing.noise == "const" and any(latent.maps for latent in latents):
         parts = [synthesize(net, w[i : i + 1], drawing, maps=latent.maps) for i, latent in enumerate(latents)]
@@ -71,7 +71,7 @@ def draw(
 def of_seeds(
     net: Any, seeds: Sequence[int], device: torch.device, *, psi: float = 1.0, classes: Sequence[int] | None = None
 ) -> Tensor:
-    """Images [n, c, h, w] of seeds, truncated by `psi` where the network has a W.
+    """Images [n, c, h, w] of seeds, truncated by `psi` where the network has a W or a prior that can be truncated.
 
     Of a conditional network each of the class that its seed draws, from all or from `classes`.
     """

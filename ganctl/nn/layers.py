@@ -28,6 +28,20 @@ def numpy_prior(seeds: Sequence[int], z_dim: int) -> Tensor:
     return torch.stack([torch.from_numpy(np.random.RandomState(s).randn(z_dim)).float() for s in seeds])
 
 
+def truncated_normal(z: Tensor, psi: float) -> Tensor:
+    """psi times a normal held within ± 2, of z ~ N(0, I) value by value; 1 leaves z as it is.
+
+    The threshold of Brock et al. 2019, sec. 3.1, as their published generators have it. Values are not drawn again
+    until they fall inside: each goes to the same quantile of the narrower distribution. So a seed keeps its picture's
+    character at every psi, and a walk stays a walk.
+    """
+    if psi == 1:
+        return z
+    outside = 0.022750131948179195  # Φ(-2)
+    quantile = outside + torch.special.ndtr(z.double()) * (1 - 2 * outside)
+    return (psi * torch.special.ndtri(quantile)).to(z.dtype)
+
+
 def halvings(resolution: int) -> tuple[int, int]:
     """How often a side can be halved down to DCGAN's 4 px (or an odd number of 3 to 7), and the side that is left.
 
@@ -105,3 +119,10 @@ def numbered_convs(state: Mapping[str, Tensor], pattern: str) -> list[Tensor]:
     """
     found = {int(m[1]): v for k, v in state.items() if (m := re.fullmatch(pattern, k)) and v.ndim == 4}
     return [found[i] for i in sorted(found)]
+
+
+def numbered_blocks(state: Mapping[str, Tensor], pattern: str) -> int:
+    """How many blocks of a published file, numbered from 0 on in group 1 of `pattern`, hold such a convolution; 0 where
+    one of them is missing or is none."""
+    found = {int(m[1]): v.ndim for k, v in state.items() if (m := re.fullmatch(pattern, k))}
+    return len(found) if sorted(found) == list(range(len(found))) and set(found.values()) == {4} else 0

@@ -38,19 +38,96 @@ class BatchNorm(nn.Module):
         return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps)
 
     def _over_ranks(self, x: Tensor) -> Tensor:
-        axes = [0, *range(2, x.ndim)]
         shape = [1, -1, *[1] * (x.ndim - 2)]
-        n = x.numel() // x.shape[1] * dist.get_world_size()
-        # As F.batch_norm has it: statistics in float32, whatever autocast makes of x.
-        dtype, x = x.dtype, x.float()
-        mean = AllReduce.apply(x.sum(axes)) / n
-        centred = x - mean.view(shape)
-        var = AllReduce.apply(centred.square().sum(axes)) / n
-        with torch.no_grad():
-            self.get_buffer("running_mean").lerp_(mean, self.momentum)
-            self.get_buffer("running_var").lerp_(var * n / (n - 1), self.momentum)
-        y = centred * (var + self.eps).rsqrt().view(shape) * self.weight.view(shape) + self.bias.view(shape)
-        return y.to(dtype)
+        y = over_ranks(x, self.get_buffer("running_mean"), self.get_buffer("running_var"), self.momentum, self.eps)
+        return (y * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+def over_ranks(x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float) -> Tensor:
+    """x normalised with the statistics of every rank's rows, in float32, whatever autocast makes of it.
+
+    The running statistics move as F.batch_norm moves them.
+    """
+    axes = [0, *range(2, x.ndim)]
+    shape = [1, -1, *[1] * (x.ndim - 2)]
+    n = x.numel() // x.shape[1] * dist.get_world_size()
+    x = x.float()
+    mean = AllReduce.apply(x.sum(axes)) / n
+    centred = x - mean.view(shape)
+    var = AllReduce.apply(centred.square().sum(axes)) / n
+    with torch.no_grad():
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(var * n / (n - 1), momentum)
+    return centred * (var + eps).rsqrt().view(shape)
+
+
+class ConditionalBatchNorm(nn.Module):
+    """BN(x) · (1 + gain(y)) + bias(y)  (Dumoulin et al. 2017, eq. 5; Miyato & Koyama 2018), y of each image.
+
+    `gain` and `bias` make [n, channels] of y: an embedding of a class, or a linear map of a vector. Statistics are over
+    all ranks in training, the stored ones in evaluation; `rows` of them where a network was published with a table over
+    truncation 0 … 1, of which `psi` chooses.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        gain: nn.Module,
+        bias: nn.Module,
+        *,
+        eps: float = 1e-5,
+        rows: int = 1,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.gain, self.bias, self.eps, self.momentum = gain, bias, eps, momentum
+        _add_statistics(self, channels, rows)
+
+    def forward(self, x: Tensor, y: Tensor, psi: float = 1.0) -> Tensor:
+        shape = [len(x), -1, *[1] * (x.ndim - 2)]
+        return _normalized(self, x, psi) * (1 + self.gain(y)).view(shape) + self.bias(y).view(shape)
+
+
+class GainNorm(nn.Module):
+    """BN(x) · gain + bias: batch norm under the names, and with the rows, of `ConditionalBatchNorm`."""
+
+    def __init__(self, channels: int, *, eps: float = 1e-5, rows: int = 1, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.gain, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        _add_statistics(self, channels, rows)
+
+    def forward(self, x: Tensor, psi: float = 1.0) -> Tensor:
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        return _normalized(self, x, psi) * self.gain.view(shape) + self.bias.view(shape)
+
+
+def _add_statistics(norm: nn.Module, channels: int, rows: int) -> None:
+    shape = (channels,) if rows == 1 else (rows, channels)
+    norm.register_buffer("stored_mean", torch.zeros(shape))
+    norm.register_buffer("stored_var", torch.ones(shape))
+
+
+def _normalized(norm: ConditionalBatchNorm | GainNorm, x: Tensor, psi: float) -> Tensor:
+    mean, var = norm.get_buffer("stored_mean"), norm.get_buffer("stored_var")
+    if norm.training and dist.is_initialized() and dist.get_world_size() > 1:
+        return over_ranks(x, mean, var, norm.momentum, norm.eps).to(x.dtype)
+    if mean.ndim > 1:
+        mean, var = at_truncation(mean, psi), at_truncation(var, psi)
+    return F.batch_norm(x, mean, var, None, None, norm.training, norm.momentum, norm.eps)
+
+
+def at_truncation(table: Tensor, psi: float) -> Tensor:
+    """[rows, c] → [c]: statistics for a truncation from 0 to 1, the table's first and last row.
+
+    Between two rows the weights are exchanged against linear interpolation; the published networks were made for it.
+    """
+    place = round(psi * (len(table) - 1), 9)  # 0.58 · 50 is 29
+    low = min(int(place), len(table) - 1)
+    part = place - low
+    if part == 0 or low == len(table) - 1:
+        return table[low]
+    return table[low] * part + table[low + 1] * (1 - part)
 
 
 class AllReduce(torch.autograd.Function):

@@ -33,3 +33,77 @@ class SpectralConv(nn.Module):
         else:
             u, v = u.clone(), v.clone()
         return F.conv2d(x, self.weight_orig / torch.dot(u, matrix @ v), None, self.stride, self.padding)
+
+
+def singular(weight: Tensor, u: Tensor, eps: float, *, training: bool) -> Tensor:
+    """W / σ(W), W as [out, rest]: one step of power iteration from u [1, out] (alg. 1), in evaluation too.
+
+    Training keeps the new u, evaluation does not. Brock et al. 2019's code, whose weights are published so.
+    """
+    matrix = weight.flatten(1)
+    with torch.no_grad():
+        v = F.normalize(u @ matrix, dim=1, eps=eps)
+        new = F.normalize(v @ matrix.T, dim=1, eps=eps)
+        if training:
+            u.copy_(new)
+    return weight / (new @ matrix @ v.T).squeeze()
+
+
+class SNConv2d(nn.Module):
+    """A convolution of the same size, for odd k, by W / σ(W). Keys `weight`, `bias`, `u0`.
+
+    Without `spectral` it is by W itself, and has no u0.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, bias: bool = True, eps: float = 1e-12, spectral: bool = True
+    ) -> None:
+        super().__init__()
+        self.eps, self.spectral = eps, spectral
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        _begin(self, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, _weight(self), self.bias, padding=self.weight.shape[-1] // 2)
+
+
+class SNLinear(nn.Module):
+    """A linear map by W / σ(W). Keys and `spectral` as `SNConv2d`'s."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, bias: bool = True, eps: float = 1e-12, spectral: bool = True
+    ) -> None:
+        super().__init__()
+        self.eps, self.spectral = eps, spectral
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        _begin(self, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, _weight(self), self.bias)
+
+
+class SNEmbedding(nn.Module):
+    """A vector for each class: rows of W / σ(W). Keys `weight`, `u0`, which has as many entries as classes."""
+
+    def __init__(self, classes: int, outputs: int, *, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.eps, self.spectral = eps, True
+        self.weight = nn.Parameter(torch.empty(classes, outputs))
+        _begin(self, classes)
+
+    def forward(self, c: Tensor) -> Tensor:
+        return F.embedding(c, _weight(self))
+
+
+def _begin(layer: SNConv2d | SNLinear | SNEmbedding, rows: int) -> None:
+    nn.init.orthogonal_(layer.weight)  # Brock et al. 2019, appendix B: "orthogonal initialization"
+    if layer.spectral:
+        layer.register_buffer("u0", torch.randn(1, rows))
+
+
+def _weight(layer: SNConv2d | SNLinear | SNEmbedding) -> Tensor:
+    if not layer.spectral:
+        return layer.weight
+    return singular(layer.weight, layer.get_buffer("u0"), layer.eps, training=layer.training)

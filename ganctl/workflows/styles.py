@@ -90,14 +90,16 @@ class Style:
         return {"trunc": self.psi(card), "trunc_cutoff": self.trunc_cutoff, **noises, **moved}
 
     def drawing(self, model: "Model") -> "Drawing | None":
-        """How to draw; None for a model without W. A movement of the picture is set in the network itself.
+        """How to draw; None for a model that truncates nothing. A movement of the picture is set in the network itself.
 
         Raises UsageError where it cannot be done with this model.
         """
         from ganctl.load import family
         from ganctl.nn.drawing import Drawing, noise_maps
-        from ganctl.protocols import StyleSampler
+        from ganctl.protocols import StyleSampler, TruncatedSampler
 
+        if isinstance(model.net, TruncatedSampler):
+            return self._of_prior(model)
         if not isinstance(model.net, StyleSampler):
             if given := self.options():
                 raise without_w(given[0], model)
@@ -124,6 +126,18 @@ class Style:
             why = f"{quoted(model.name)} has {count} layers with noise"
             raise UsageError(f"cannot use --noise-layers {quoted(self.noise_layers)}", why)
         return Drawing(psi, self.trunc_cutoff, self.noise_mode or "const", layers)
+
+    def _of_prior(self, model: "Model") -> "Drawing":
+        """Truncation alone, of z. Raises UsageError for other options, and for numbers beyond 0 … 1."""
+        from ganctl.nn.drawing import Drawing
+
+        if given := [option for option in self.options() if option != "--trunc"]:
+            raise without_w(given[0], model)
+        psi = self.psi(model.card)
+        if not 0 <= psi <= 1:
+            why = f"{quoted(model.name)} truncates its noise: 1 leaves it as it is, and 0 is one picture of each class"
+            raise UsageError(f"cannot use --trunc {psi:g}", why, "choose a number from 0 to 1")
+        return Drawing(psi)
 
 
 def parse_layers(text: str | None, option: str) -> tuple[int, ...] | None:

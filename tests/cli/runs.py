@@ -24,6 +24,13 @@ SMALL = {
     "wgan": ("ngf=4", "ndf=4", "z_dim=4", "channels=1"),
     "wgan_gp": ("width=4", "z_dim=4", "channels=1"),
     "progan": ("width=4", "z_dim=4", "channels=1", "stage_kimg=0.02", "fade_kimg=0.02"),
+    "cgan": ("z_dim=4", "channels=1", "classes=2"),
+    "acgan": ("ngf=4", "ndf=2", "z_dim=4", "channels=1", "classes=2"),
+    "infogan": ("ngf=4", "ndf=4", "noise_dim=4", "units=8", "channels=1"),
+    "sngan": ("ngf=2", "ndf=2", "z_dim=4", "channels=1", "n_dis=2"),
+    "sagan": ("ngf=2", "ndf=2", "z_dim=4", "channels=1", "classes=2"),
+    "biggan": ("ngf=2", "ndf=2", "z_dim=6", "shared_dim=4", "channels=1", "classes=2", "batch=8"),
+    "biggan_deep": ("ngf=4", "ndf=4", "z_dim=4", "shared_dim=4", "channels=1", "classes=2", "batch=8"),
     "r3gan": ("width=4", "z_dim=4", "channels=1"),
     "stylegan2": ("z_dim=8", "w_dim=8", "mapping_layers=2", "channel_base=128", "channel_max=8", "channels=1"),
     "stylegan3": (
