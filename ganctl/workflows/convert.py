@@ -337,7 +337,7 @@ def _describe(states: "Mapping[str, Held]") -> str:
     shape = tuple(state[first].shape)
     told = f"no known layout has its {len(state)} tensors; the first is {quoted(first)} of shape {shape}"
     if any(re.search(r"label|class_?emb", k, re.IGNORECASE) for k in state):
-        return f"it looks class-conditional, and no conditional family is known yet: {told}"
+        return f"it looks class-conditional, and is of none of the conditional families: {told}"
     return told
 
 
