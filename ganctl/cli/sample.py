@@ -25,6 +25,8 @@ def sample(
         help="In place of seeds: from --save-latents or invert.")] = None,
     classes: Annotated[str | None, typer.Option("--class", metavar="ID|NAME|LIST|all", rich_help_panel=WHICH,
         help="Of a conditional model, each for every seed. Default: drawn by the seed.")] = None,
+    sweep: Annotated[int | None, typer.Option(metavar="N", rich_help_panel=WHICH,
+        help="InfoGAN: its Nth code from -2 to 2, over the grid's columns.")] = None,
     trunc: Annotated[float | None, typer.Option(metavar="PSI", rich_help_panel=STYLE,
         help="Truncation: 1 is none, 0 the mean picture. Default: the model card's, else 1.")] = None,
     trunc_cutoff: Annotated[int | None, typer.Option(metavar="N", rich_help_panel=STYLE,
@@ -69,7 +71,7 @@ def sample(
 
     request = SampleRequest(
         model=model, num=num, seed=seed, seeds=seeds, latents=tuple(latents or ()), classes=classes,
-        trunc=trunc, trunc_cutoff=trunc_cutoff, noise_mode=noise_mode, noise_layers=noise_layers,
+        sweep=sweep, trunc=trunc, trunc_cutoff=trunc_cutoff, noise_mode=noise_mode, noise_layers=noise_layers,
         translate=translate, rotate=rotate, rows=rows, cols=cols, styles=styles, out=out, format=format,
         quality=quality, grid=grid, save_latents=save_latents, subdirs=subdirs, size=size,
         batch_size=show.auto_number("--batch-size", batch_size), device=common.device, dtype=common.dtype,

@@ -69,10 +69,10 @@ class Config:
     """β of orthogonal regularisation (eq. 3; sec. 3.1)."""
     n_dis: Count = 2
     """Steps of D for each of G (appendix C)."""
-    glr: Rate = 2.5e-5
-    """Adam's learning rate at 256 px (appendix C). Deviation: at 128 px the paper has twice that for G."""
-    dlr: Rate = 2.5e-5
-    """The same for D."""
+    glr: Rate = 5e-5
+    """Adam's learning rate at 128 px; 2.5e-5 at 256 and 512 px (appendix C)."""
+    dlr: Rate = 2e-4
+    """The same for D: 2.5e-5 too at the larger sizes."""
     beta1: Moment = 0.0
     """Adam's first moment …"""
     beta2: Moment = 0.999

@@ -69,7 +69,7 @@ def _all_there(todo: Plan, reporter: Reporter) -> SampleReport | None:
     # What a half precision comes to, only the device can tell; how many classes there are, only the network.
     if todo.kind == "stream" or request.latents or request.overwrite or request.dtype in ("fp16", "bf16"):
         return None
-    if todo.mix or request.classes is not None:
+    if todo.mix or request.classes is not None or request.sweep is not None:
         return None
     items = [seed_item(s) for s in todo.seeds]
     targets = [todo.path] if todo.kind == "zip" or todo.sheet_only else [todo.file(i, todo.format) for i in items]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ganctl.errors import UsageError, quoted
 from ganctl.io.outputs import shown_name
 from ganctl.io.seeds import MAX_SEEDS, seed_class
-from ganctl.workflows.sample_plan import Item, Plan, seed_item
+from ganctl.workflows.sample_plan import Item, Plan, seed_item, steps_of
 from ganctl.workflows.styles import one_class, shapes
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ def planned_items(todo: Plan, model: "Model", classes: Sequence[int] | None) -> 
     if todo.request.latents:
         return _latent_items(todo, model, classes)
     items = seed_items(todo.seeds, model, classes)
+    if todo.request.sweep is not None:
+        items = swept(items, todo.request.sweep, steps_of(todo.request, todo.columns), model)
     if not todo.mix:
         _check_count(todo, len(items), f"{len(items)} are asked for")
     return items
@@ -44,6 +46,29 @@ def seed_items(seeds: Sequence[int], model: "Model", classes: Sequence[int] | No
         why = f"{len(seeds)} seeds of {len(classes)} classes are more than {MAX_SEEDS:,}"
         raise UsageError("cannot make so many images", why, "split them over several runs")
     return [seed_item(s, c) for s in seeds for c in classes]
+
+
+def swept(items: Sequence[Item], code: int, steps: int, model: "Model") -> list[Item]:
+    """Each picture with one of its codes from -2 to 2 (Chen et al. 2016, fig. 2), all else as it was.
+
+    Raises UsageError for a model without codes, and a code that it has not.
+    """
+    import torch
+
+    codes = getattr(model.net, "codes", 0)
+    if not 1 <= code <= codes:
+        why = f"{quoted(model.name)} has {codes} of them" if codes else f"{quoted(model.name)} has no codes"
+        raise UsageError(f"cannot sweep code {code}", why, "leave it out" if not codes else f"choose 1 to {codes}")
+    if len(items) * steps > MAX_SEEDS:
+        raise UsageError("cannot make so many images", f"they are {len(items) * steps:,}", "use fewer seeds")
+    found = []
+    for item in items:
+        z = model.net.prior([item.number])[0]
+        for step, value in enumerate(torch.linspace(-2, 2, steps).tolist()):
+            z = z.clone()
+            z[code - 1 - codes] = value
+            found.append(replace(item, name=f"{item.name}-code{code}-{step:02d}", z=z))
+    return found
 
 
 def _check_count(todo: Plan, count: int, told: str) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "dcgan-fashion-mnist"
 SUFFIXES = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp", ".npy": "npy"}
 OTHER_IMAGES = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".mp4", ".webm", ".npz", ".tar")
+SWEPT = 10
+"""Values of a swept code where there is no grid (Chen et al. 2016, fig. 2)."""
 MAX_GRID = 10_000
 MAX_SIZE = 16_384
 PER_FOLDER = 1000
@@ -38,6 +40,8 @@ class SampleRequest:
     """.npz files with `w` or `z`, in place of seeds."""
     classes: str | None = None
     """'207', 'tabby', '0-9,12' or 'all': a picture of each for every seed; None draws one by the seed."""
+    sweep: int | None = None
+    """Of a model with codes, which of them goes from -2 to 2, over the grid's columns, for every seed and class."""
     trunc: float | None = None
     """Truncation ψ; None is the model card's, or 1.0."""
     trunc_cutoff: int | None = None
@@ -145,7 +149,7 @@ def plan(request: SampleRequest) -> Plan:
     """Checks a request in milliseconds: options, seeds, output, the model's name. Raises UsageError."""
     columns, rows = _grid(request.grid) if request.grid else (0, 0)
     mix = _mix(request)
-    seeds = () if mix else _seeds(request, columns * rows)
+    seeds = () if mix else _seeds(request, columns, rows)
     for path in request.latents:
         if not Path(path).is_file():
             raise UsageError(f"cannot read latents {quoted(path)}", "there is no such file")
@@ -160,7 +164,7 @@ def plan(request: SampleRequest) -> Plan:
         raise UsageError(
             f"cannot write a mixing sheet to {quoted(path)}", "it is one picture", "use a .png or a folder"
         )
-    count = len(seeds) * (class_count(request.classes) or 1 if request.classes else 1)
+    count = len(seeds) * (_each(request, columns) or 1)
     if kind == "file" and count != 1 and not columns and not request.latents and not mix:
         what = f"cannot write {count} images to {quoted(path)}"
         raise UsageError(what, "one file holds one image", "use a folder or .zip")
@@ -199,6 +203,7 @@ def _mix(request: SampleRequest) -> Mix | None:
     others = {
         "-n": request.num, "--seeds": request.seeds, "--latents": request.latents, "--grid": request.grid,
         "--save-latents": request.save_latents, "--subdirs": request.subdirs, "--seed": request.seed,
+        "--sweep": request.sweep,
     }  # fmt: skip
     for option, value in others.items():
         if value:
@@ -226,12 +231,26 @@ def resolve(request: SampleRequest) -> SampleRequest:
     )
 
 
-def _seeds(request: SampleRequest, cells: int) -> tuple[int, ...]:
+def steps_of(request: SampleRequest, columns: int) -> int:
+    """How many values a swept code takes."""
+    return 1 if request.sweep is None else columns or SWEPT
+
+
+def _each(request: SampleRequest, columns: int) -> int | None:
+    """How many pictures there are of a seed; None where only the model knows how many classes it has."""
+    classes = class_count(request.classes) if request.classes else 1
+    return None if classes is None else classes * steps_of(request, columns)
+
+
+def _seeds(request: SampleRequest, columns: int, rows: int) -> tuple[int, ...]:
+    cells = columns * rows
     given = [
         name
         for name, value in (("-n", request.num), ("--seeds", request.seeds), ("--latents", request.latents or None))
         if value is not None
     ]
+    if request.sweep is not None and request.latents:
+        raise UsageError("cannot use --sweep with --latents", "a sweep begins at seeds", "leave one of them out")
     if len(given) > 1:
         raise UsageError(f"cannot use {' and '.join(given)} together", "each says which images to make", "keep one")
     if request.latents:
@@ -239,14 +258,14 @@ def _seeds(request: SampleRequest, cells: int) -> tuple[int, ...]:
     if request.seeds is not None:
         seeds = tuple(dict.fromkeys(parse_seeds(request.seeds)))
     else:
-        each = class_count(request.classes) if request.classes else 1
+        each = _each(request, columns)
         num = request.num if request.num is not None else max(1, -(-cells // each) if each else 1)
         if not 1 <= num <= MAX_SEEDS:
             raise UsageError(f"cannot use --num {num}", f"it must be 1 to {MAX_SEEDS:,}", "split it over several runs")
         if not 0 <= request.seed <= MAX_SEED - num + 1:
             raise UsageError(f"cannot use --seed {request.seed}", f"seeds are 0 to {MAX_SEED}")
         seeds = tuple(range(request.seed, request.seed + num))
-    each = class_count(request.classes) if request.classes else 1
+    each = _each(request, columns)
     if each is not None and cells > (made := len(seeds) * each):
         why = f"it holds {cells} images and {made} are asked for"
         raise UsageError(f"cannot fill --grid {request.grid}", why, f"use -n {-(-cells // each)}, or a smaller grid")

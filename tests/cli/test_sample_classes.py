@@ -52,3 +52,24 @@ def test_trunc_narrows_the_noise_and_is_recorded(classes: SampleRequest, tmp_pat
 def test_what_such_models_cannot_do_is_refused(classes: SampleRequest, options: dict, said: str) -> None:
     with pytest.raises(UsageError, match=f"(?s){said}"):
         run(replace(classes, **options))
+
+
+def test_a_swept_code_moves_alone_over_the_columns(tiny: Tiny, tmp_path: Path) -> None:
+    model = str(tiny("infogan", resolution=16, ngf=4, ndf=4, noise_dim=3, units=8, categories=4))
+    sweep = SampleRequest(model=model, classes="1,3", seeds="5,6", sweep=2, grid="3x4", out=str(tmp_path), device="cpu")
+    results = told(sweep)
+    names = [Path(r["path"]).name for r in results]
+    assert names[:4] == [f"seed0005-class000{c}-code2-{i:02d}.png" for c, i in ((1, 0), (1, 1), (1, 2), (3, 0))]
+    assert len(names) == 13 and names[-1] == "grid.png"
+    net = load(model, device="cpu").net
+    z = net.prior([6]).repeat(3, 1)
+    z[:, -1] = torch.tensor([-2.0, 0.0, 2.0])
+    with torch.inference_mode():
+        x = torch.cat([net.sample(row[None], torch.tensor([3])) for row in z])
+    assert all(same(a, b) for a, b in zip(to_pixels(x, net.x.range), drawn(sweep)[9:12], strict=True))
+    assert {r["status"] for r in told(sweep)} == {"exists"}
+    for options, said in (({"sweep": 3}, "has 2 of them"), ({"latents": ("x.npz",), "seeds": None}, "begins at seeds")):
+        with pytest.raises(UsageError, match=said):
+            run(replace(sweep, **options))
+    with pytest.raises(UsageError, match="has no codes"):
+        run(replace(sweep, model=str(tiny("gan", resolution=16, g_hidden=(8,), d_hidden=(8,))), classes=None, grid=None))
