@@ -72,4 +72,6 @@ def test_a_swept_code_moves_alone_over_the_columns(tiny: Tiny, tmp_path: Path) -
         with pytest.raises(UsageError, match=said):
             run(replace(sweep, **options))
     with pytest.raises(UsageError, match="has no codes"):
-        run(replace(sweep, model=str(tiny("gan", resolution=16, g_hidden=(8,), d_hidden=(8,))), classes=None, grid=None))
+        run(
+            replace(sweep, model=str(tiny("gan", resolution=16, g_hidden=(8,), d_hidden=(8,))), classes=None, grid=None)
+        )
