@@ -139,3 +139,38 @@ def test_from_the_command_line(adain: Path, here: Path, ganctl: Shell) -> None: 
     assert len(request_of(ganctl.folder / "x.png")["style"]) == 3
     wrong = ganctl(*line[:-1], "y.png", "--style", "3")
     assert wrong.code == 2 and "this model draws no styles from seeds" in wrong.err
+
+
+def test_styles_of_seeds_and_of_class_images(tiny: Tiny, here: Path) -> None:  # noqa: F811
+    """MUNIT: a number is a seed, as --seed is; each way has its styles. FUNIT: the mean over a class's images."""
+    small = {"resolution": 16, "ngf": 4, "ndf": 4, "res_blocks": 1, "mlp_dim": 8}
+    munit = str(tiny("munit", n_layers=2, scales=2, **small))
+    funit = str(tiny("funit", n_layers=2, style_dim=4, **small))
+    content = picture("in/photo.png", (24, 32))
+    a, b = picture("like/a.png", (20, 24), seed=1), picture("like/b.png", (17, 40), seed=2)
+
+    def made(model: str, **options: object) -> np.ndarray:
+        (result,) = translated("in/photo.png", model=model, out="out/", overwrite=True, **options)
+        return pixels_of(result["path"])
+
+    G = load(munit, device="cpu").net
+    x, codes = from_pixels(content[None], (-1, 1)), [from_pixels(p[None], (-1, 1)) for p in (a, b)]
+    with torch.inference_mode():
+        mixed = (G.draw_style([7]) + 3 * G.encode_style(codes[0])) / 4
+        back = G.reverse.translate(x, style=G.A.encode_style(codes[0]))
+        assert near(made(munit, styles=("7",)), made(munit, seed=7))
+        assert near(made(munit, styles=("7", "like/a.png:3")), to_pixels(G.translate(x, style=mixed), (-1, 1))[0])
+        assert near(made(munit, styles=("like/a.png",), direction="BtoA"), to_pixels(back, (-1, 1))[0])
+        G = load(funit, device="cpu").net
+        mean, own = torch.cat([G.encode_style(y) for y in codes]).mean(0, keepdim=True), G.encode_style(x)
+        assert near(made(funit, likes=("like",)), to_pixels(G.translate(x, style=mean), (-1, 1))[0])
+        half = to_pixels(G.translate(x, style=(mean + own) / 2), (-1, 1))[0]
+        assert near(made(funit, likes=("like",), alpha=0.5), half)
+    assert not near(made(munit, seed=7), made(munit, seed=8))
+    for model, options, told in (
+        (munit, {"styles": ("7",), "alpha": 0.5}, "it cannot tell the style of an input"),
+        (funit, {}, "without a style"),
+        (funit, {"styles": ("7",)}, "draws no styles from seeds"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            translated("in/photo.png", model=model, out="other/", **options)
