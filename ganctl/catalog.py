@@ -82,7 +82,8 @@ class Upstream:
     format: str
     bytes: int = 0
     net: str = ""
-    """Which of a file's networks: its key, parts joined by dots; `G_ema` of an nvidia-pickle."""
+    """Which of a file's networks: its key, parts joined by dots; `G_ema` of an nvidia-pickle. Empty: the one users get,
+    or its moving average."""
     beside: str = ""
     """An entry whose file has the rest of this network: `with` in zoo.yaml."""
 

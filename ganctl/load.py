@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -255,9 +256,10 @@ def _convert(entry: catalog.ZooEntry, file: Path, folder: Path, rest: Bundle | N
         write_bundle(folder, model=entry.model, config=entry.config, states=states, card=entry.card)
         return
     held = dict(networks_in(value, bgr=order_of(file.name) == "bgr"))
+    module = family(entry.model)
+    wanted = wanted or _public_key(module, held, where)
     if wanted not in held:
         raise WeightsError(where, f"it holds no {quoted(wanted)}", "report this")
-    module = family(entry.model)
     got = read_published(module, held[wanted], where)
     if got is None:
         raise WeightsError(where, f"{entry.model} knows no such layout", "see: ganctl convert -h")
@@ -322,6 +324,13 @@ def average_name(net: str, key: str, public: str) -> str:
     FUNIT's files call it `gen_test`.
     """
     return f"{net}_ema" if net == public and re.search(r"ema|avg|smooth|gen_test", key, re.IGNORECASE) else net
+
+
+def _public_key(module: ModuleType, held: Mapping[str, Any], where: str) -> str:
+    """The key of the network users get where a file may hold it alone, or with its moving average: then that one's."""
+    public = public_net(module)
+    known = [k for k, state in held.items() if (got := read_published(module, state, where)) and public in got[1]]
+    return max(known, key=lambda k: average_name(public, k, public) != public, default="")
 
 
 def _inside(value: Any, keys: str, where: str) -> Any:

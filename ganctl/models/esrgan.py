@@ -37,7 +37,7 @@ class Config:
     network: Literal["rrdb", "compact"] = "rrdb"
     """rrdb: the paper's (sec. 3.1); compact: the small one of Real-ESRGAN's authors, a plain row of convolutions."""
     scale: Annotated[int, Ge(1), Le(8)] = 4
-    """How much larger the output is (sec. 4.1: 4). RRDB: 1, 2 or 4."""
+    """How much larger the output is (sec. 4.1: 4). RRDB: 1, 2, 4 or 8."""
     width: Count = 64
     """Channels of the generator (64 in the authors' code)."""
     num_blocks: Count = 23
@@ -116,12 +116,13 @@ class RRDBNet(Enlarger):
     """The generator (sec. 3.1, fig. 3 and 4); keys are those of BasicSR, in which Real-ESRGAN is published.
 
     It enlarges by 4. For scales 2 and 1 the input's pixels are first laid out as channels, 2 × 2 or 4 × 4
-    (Real-ESRGAN, Wang et al. 2021. arXiv:2107.10833, sec. 3.4).
+    (Real-ESRGAN, Wang et al. 2021. arXiv:2107.10833, sec. 3.4); for 8 there is a third doubling, as in networks of
+    ai-forever.
     """
 
     def __init__(self, cfg: Config) -> None:
         super().__init__(cfg)
-        self.stride = 4 // cfg.scale
+        self.stride = max(4 // cfg.scale, 1)
         # 15 convolutions a block, three more around them, and 1.25 pixels' worth in the enlarged part.
         self.halo = self.stride * (15 * cfg.num_blocks + 4) + self.stride - 1
         """Source pixels beyond which an output pixel depends on nothing."""
@@ -129,13 +130,15 @@ class RRDBNet(Enlarger):
         self.conv_first = nn.Conv2d(cfg.channels * self.stride**2, w, 3, 1, 1)
         self.body = nn.Sequential(*(RRDB(w, cfg.growth) for _ in range(cfg.num_blocks)))
         self.conv_body, self.conv_up1, self.conv_up2, self.conv_hr = (nn.Conv2d(w, w, 3, 1, 1) for _ in range(4))
+        if cfg.scale == 8:
+            self.conv_up3 = nn.Conv2d(w, w, 3, 1, 1)
         self.conv_last = nn.Conv2d(w, cfg.channels, 3, 1, 1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
         """Images on [0, 1] to larger ones, about on [0, 1]: nothing bounds them."""
         x = self.conv_first(F.pixel_unshuffle(x, self.stride))
         x = x + self.conv_body(self.body(x))
-        for conv in (self.conv_up1, self.conv_up2):
+        for conv in (self.conv_up1, self.conv_up2, *([self.conv_up3] if self.scale == 8 else ())):
             x = F.leaky_relu(conv(F.interpolate(x, scale_factor=2.0, mode="nearest")), 0.2)
         return self.conv_last(F.leaky_relu(self.conv_hr(x), 0.2))
 
@@ -229,9 +232,9 @@ class Nets:
 
 def build(cfg: Config) -> Nets:
     """Raises UsageError for a scale that RRDB has not, and for training images that D or the scale do not divide."""
-    if cfg.network == "rrdb" and cfg.scale not in (1, 2, 4):
-        raise UsageError(f"cannot build esrgan for scale {cfg.scale}", "RRDB enlarges by 1, 2 or 4", "--set scale=4")
-    step = math.lcm(8 if cfg.discriminator == "unet" else 1, 4 if cfg.network == "rrdb" else cfg.scale)
+    if cfg.network == "rrdb" and cfg.scale not in (1, 2, 4, 8):
+        raise UsageError(f"cannot build esrgan for scale {cfg.scale}", "RRDB enlarges by 1, 2, 4 or 8", "--set scale=4")
+    step = math.lcm(8 if cfg.discriminator == "unet" else 1, 4 if cfg.network == "rrdb" else 1, cfg.scale)
     if cfg.resolution % step:
         where = f"cannot build esrgan for {cfg.resolution} px"
         raise UsageError(where, f"the side must be a multiple of {step}", "choose another --resolution")
@@ -313,6 +316,7 @@ def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str
     scale = {16 * last[0]: 1, 4 * last[0]: 2, last[0]: 4}.get(first[1])
     if scale is None:
         return None
+    scale = 8 if scale == 4 and "conv_up3.weight" in found else scale
     cfg = {"network": "rrdb", "channels": last[0], "scale": scale, "width": first[0], "growth": dense[0]}
     return {**cfg, "num_blocks": blocks}, {"G": found}
 

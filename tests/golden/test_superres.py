@@ -100,6 +100,7 @@ HALOS = {
     "srgan-x4": (srgan, {"num_blocks": 2, "width": 4, "scale": 4}),
     "rrdb-x4": (esrgan, {"num_blocks": 1, "width": 4, "growth": 2}),
     "rrdb-x2": (esrgan, {"num_blocks": 1, "width": 4, "growth": 2, "scale": 2}),
+    "rrdb-x8": (esrgan, {"num_blocks": 1, "width": 4, "growth": 2, "scale": 8}),
     "compact": (esrgan, {"num_blocks": 3, "width": 4, "network": "compact", "scale": 3, "resolution": 96}),
 }
 
