@@ -37,7 +37,7 @@ def batches(
 
 def _batch(data: Dataset, cfg: DataConfig, places: np.ndarray, resolution: int, seed: int) -> Batch:
     index = np.array([_index(len(data), int(p), seed) for p in places])
-    x, y = data.x[index], None if data.y is None else data.y[index]
+    x, y = data.x[index], None if data.y is None or data.unpaired else data.y[index]
     other = None
     if data.whole is not None:
         parts = zip(index, places, strict=True)

@@ -49,7 +49,9 @@ SMALL = {
     "funit": ("ngf=2", "ndf=4", "res_blocks=1", "n_layers=2", "mlp_dim=8", "style_dim=4", "classes=2"),
     "srgan": ("width=4", "ndf=4", "num_blocks=1"),
     "esrgan": ("width=4", "ndf=4", "num_blocks=1", "growth=4"),
+    "adain": ("width=4", "batch=2", "jitter=4"),
     "lenet": ("resolution=28",),
+    "vgg": ("width=4",),
 }
 """Settings that make each family's networks tiny, at 16 px save where the family has one size."""
 

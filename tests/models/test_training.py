@@ -27,8 +27,12 @@ def data(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("dtype", ["fp32", "half"])
 @pytest.mark.parametrize("model", model_names())
-def test_a_few_steps_move_every_network_and_nothing_breaks(model: str, dtype: str, data: dict, tmp_path: Path):
+def test_a_few_steps_move_every_network_and_nothing_breaks(
+    model: str, dtype: str, data: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     assert model in SMALL, "a new family needs a line of tiny settings"
+    if hasattr(family(model), "given"):  # weights that are fetched: random ones do here
+        monkeypatch.setattr(family(model), "given", lambda _: {})
     paired = hasattr(resolve(model, {}, ()).config, "source_channels")
     source = data["pairs" if paired else "classes"]
     half = "fp16" if hasattr(family(model), "HALF") else "bf16"
@@ -52,7 +56,7 @@ def test_a_few_steps_move_every_network_and_nothing_breaks(model: str, dtype: st
     # What was trained is a model for every other command.
     assert load(str(tmp_path / "run"), device="cpu").model == model
     drawn = list((tmp_path / "run" / "samples").glob("*.png"))
-    assert bool(drawn) == (model != "lenet")
+    assert bool(drawn) == (model not in ("lenet", "vgg"))
     assert (tmp_path / "run" / "reals.png").is_file()
 
 
