@@ -100,6 +100,8 @@ class Phase:
     """Times a step, each on a fresh batch: n_critic (WGAN, alg. 1), k (GAN, alg. 1)."""
     after: Callable[[Nets], None] | None = None
     """Runs after the update: weight clipping (WGAN, alg. 1, line 7)."""
+    start: int = 0
+    """Images seen before the phase begins (AnimeGAN, sec. 3.3: a generator first learns alone)."""
 
 
 Number = float | Callable[[int, int], float]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import least_squares_d, least_squares_g
+from ganctl.losses.perceptual import VGG19, Perceptual
 from ganctl.nn.layers import init_normal, uniform_from
 from ganctl.nn.norm import NORMS, from_all_ranks, without_statistics
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
@@ -21,6 +22,8 @@ from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image
 
 TRAIN = {"batch": 1}
+LAYERS = {"relu1_1": 1 / 32, "relu2_1": 1 / 16, "relu3_1": 1 / 8, "relu4_1": 1 / 4, "relu5_1": 1.0}
+"""Of VGG-19, with their weights (the authors' code)."""
 GROWN = ("network", "enhancers", "ngf", "num_d")
 """What differs on purpose where training goes from coarse to fine (sec. 3.2)."""
 
@@ -69,6 +72,8 @@ class Config:
     """Features kept of each class, from which translation draws."""
     matching_weight: Weight = 10.0
     """λ of the feature matching loss (eq. 5): 10 (sec. 4)."""
+    perceptual_weight: Weight = 10.0
+    """Of the loss over VGG-19's features (sec. 4: 10). 0 leaves it out, and no VGG is needed."""
     enhancer_kimg: Weight = 0.0
     """Of local: for so many thousand images G1 stays as it is, then both are trained (sec. 3.2)."""
     glr: Rate = 2e-4
@@ -320,6 +325,7 @@ def patches(cfg: Config) -> list[list[nn.Module]]:
 class Nets:
     G: Generator
     D: Discriminators
+    vgg: Perceptual | None
 
 
 def build(cfg: Config) -> Nets:
@@ -331,7 +337,11 @@ def build(cfg: Config) -> Nets:
     if cfg.features and cfg.label_nc is None:
         why = "objects are told apart in label maps alone"
         raise UsageError("cannot build pix2pixhd with features", why, "pass --set label_nc=N, the number of classes")
-    return Nets(Generator(cfg), Discriminators(cfg))
+    return Nets(Generator(cfg), Discriminators(cfg), Perceptual(LAYERS) if cfg.perceptual_weight else None)
+
+
+def given(cfg: Config) -> dict[str, str]:
+    return {"vgg.features": VGG19} if cfg.perceptual_weight else {}
 
 
 def seen(n: Nets, b: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -356,9 +366,9 @@ def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:
 
 
 def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
-    """Σ_k E (D_k(s, G(s)) - 1)², and λ Σ_k Σ_i E |D_k^i(s, x) - D_k^i(s, G(s))|  (eq. 4 and 5).
+    """Σ_k E (D_k(s, G(s)) - 1)², λ Σ_k Σ_i E |D_k^i(s, x) - D_k^i(s, G(s))|  (eq. 4 and 5), and
 
-    Deviation: without the loss over VGG's features, by which the paper's results are slightly better (sec. 4).
+    λ Σ_i E |F^i(x) - F^i(G(s))|, F^i the layers of a VGG, weighted as in the authors' code  (sec. 4).
     """
     s, y, features = seen(n, b)
     if features is not None and n.G.bank is not None:
@@ -370,6 +380,8 @@ def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     terms = {"G_loss": torch.stack([2 * least_squares_g(z[-1], 1.0) for z in fakes]).sum()}
     if cfg.matching_weight:
         terms["G_matching"] = cfg.matching_weight * matching(real, fakes)
+    if n.vgg is not None:
+        terms["G_perceptual"] = cfg.perceptual_weight * n.vgg.distance(fake, y)
     return terms
 
 

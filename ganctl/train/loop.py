@@ -257,7 +257,7 @@ def train_step(state: State, phases: list[Phase], batches: Iterator[Batch], cfg:
     for name, spec in state.specs.items():
         optim.adjust(state.optimizers[name], spec, p.nimg, round(cfg.kimg * 1000))
     for phase in phases:
-        if p.step % phase.every:
+        if p.step % phase.every or first < phase.start:
             continue
         for repeat in range(phase.repeat):
             if batch is None or repeat:

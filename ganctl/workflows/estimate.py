@@ -56,7 +56,7 @@ def estimate(recipe: Recipe, data: "Dataset", state: "State", stop: Callable[[],
     begun, rounds, total = time.monotonic(), 0, 0.0
     while rounds < STEPS:
         idle = seconds([])
-        total += idle + sum((seconds([replace(phase, every=1)]) - idle) / phase.every for phase in phases)
+        total += idle + sum((seconds([replace(phase, every=1, start=0)]) - idle) / phase.every for phase in phases)
         rounds += 1
         if any_rank(stop() or time.monotonic() - begun > SECONDS, p.device):
             break

@@ -14,7 +14,7 @@ from tests.conftest import golden
 from tests.golden.test_networks import close, read, upstream
 
 TINY = {"resolution": 16, "ngf": 2, "ndf": 2, "num_downs": 2, "res_blocks": 1, "num_d": 2, "n_layers": 2,
-        "encoder_downs": 1, "nef": 2, "local_blocks": 1}  # fmt: skip
+        "encoder_downs": 1, "nef": 2, "local_blocks": 1, "perceptual_weight": 0.0}  # fmt: skip
 
 
 def nets(**changes: object) -> tuple[pix2pixhd.Config, pix2pixhd.Nets]:
@@ -26,7 +26,7 @@ def nets(**changes: object) -> tuple[pix2pixhd.Config, pix2pixhd.Nets]:
 @torch.no_grad()
 def test_global_generator() -> None:
     weights, inputs, outputs, config = read(golden("pix2pixhd_global_generator.safetensors"))
-    G = upstream(pix2pixhd, weights, "G")
+    G = upstream(pix2pixhd, weights, "G", ndf=2, perceptual_weight=0.0)
     assert isinstance(G, Translator) and G.stride == 2 ** config["n_downsampling"]
     # Five channels are no picture's: four classes and their boundaries.
     assert (G.label_nc, G.source.channels) == (4, 3)
@@ -36,7 +36,7 @@ def test_global_generator() -> None:
 @torch.no_grad()
 def test_local_enhancer() -> None:
     weights, inputs, outputs, config = read(golden("pix2pixhd_local_enhancer.safetensors"))
-    G = upstream(pix2pixhd, weights, "G")
+    G = upstream(pix2pixhd, weights, "G", ndf=2, perceptual_weight=0.0)
     assert (G.label_nc, G.source.channels, G.stride) == (None, 4, 2 ** (config["n_downsample_global"] + 1))
     close(G(inputs["image"]), outputs["image"], 1e-5)
     close(G.translate(inputs["image"]), outputs["image"], 1e-5)
@@ -56,7 +56,7 @@ def test_feature_encoder() -> None:
 def test_multiscale_discriminators(name: str) -> None:
     weights, inputs, outputs, config = read(golden(f"pix2pixhd_multiscale_{name}.safetensors"))
     channels = config["input_nc"]
-    D = upstream(pix2pixhd, weights, "D", source_channels=channels - 3)
+    D = upstream(pix2pixhd, weights, "D", source_channels=channels - 3, ngf=2, res_blocks=1, perceptual_weight=0.0)
     scales = D(inputs["image"])
     assert len(scales) == config["num_D"]
     for k, features in enumerate(scales):
@@ -154,7 +154,25 @@ def test_losses_by_hand() -> None:
     assert float(terms["G_loss"]) == pytest.approx(0.25**2 + 0.5**2)
     # (0.25 + 0.5 + 0.5 + 1) over two scales, four layers' weight for two.
     assert float(terms["G_matching"]) == pytest.approx(10 * 2.25 / 2 * 4 / 2)
+
+    class Eye:
+        """In the place of VGG, one layer: the image."""
+
+        def distance(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return (x - y).abs().mean()
+
+    n.vgg = Eye()  # type: ignore[assignment]
+    assert float(pix2pixhd.g_loss(n, b, progress(), pix2pixhd.Config())["G_perceptual"]) == pytest.approx(2.5)
     assert "G_matching" not in pix2pixhd.g_loss(n, b, progress(), pix2pixhd.Config(matching_weight=0.0))
+
+
+def test_vgg_is_there_where_it_has_a_weight() -> None:
+    cfg = parse(pix2pixhd.Config, {**TINY, "perceptual_weight": 10.0}, where="pix2pixhd")
+    with torch.device("meta"):
+        vgg = pix2pixhd.build(cfg).vgg
+    assert vgg is not None and len(vgg.outputs) == 5
+    assert pix2pixhd.given(cfg) == {"vgg.features": "vgg19-imagenet"}
+    assert pix2pixhd.given(pix2pixhd.Config(perceptual_weight=0.0)) == {}
 
 
 def test_g1_stays_while_its_enhancer_learns() -> None:
