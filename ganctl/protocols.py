@@ -127,7 +127,10 @@ class Styled(Translator, Protocol):
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """encode and decode; encode gives the code's mean, so it is repeatable."""
+    """encode and decode; encode gives the code's mean, so it is repeatable.
+
+    One with classes in its code (`classes_of`) has `logits(x)` of them too, and is a ConditionalSampler.
+    """
 
     x: Image
 

@@ -31,6 +31,9 @@ class DataConfig:
     classes: beside each image, one of another class."""
     subset: int | None = None
     """The first N images only."""
+    labels: int | None = None
+    """Classes of so many images only, as many of each class: batches of these come beside those of all images, in an
+    order of their own (semi-supervised learning)."""
     holdout: int = 0
     """Images kept from training, spread evenly over the others: D's view of them shows how far it overfits (r_v)."""
     crop: Literal["center", "random"] = "center"
@@ -46,6 +49,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.subset is not None and self.subset < 1:
             raise ValueError("subset must be 1 or more")
+        if self.labels is not None and self.labels < 1:
+            raise ValueError("labels must be 1 or more")
         if self.holdout < 0:
             raise ValueError("holdout must not be negative")
         if self.jitter < 0:
@@ -60,7 +65,7 @@ class DataConfig:
 class Dataset:
     """Decoded images, uint8: x and y [N,H,W,C], c [N]. x is the source and y the target where images come in pairs.
 
-    Where they are unpaired, y has a number of its own.
+    Where they are unpaired, y has a number of its own; where both are given, y are those whose classes are known, c.
     """
 
     x: np.ndarray
@@ -70,6 +75,7 @@ class Dataset:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """Images left out, with the reason."""
     unpaired: bool = False
+    """x and y have nothing to do with each other."""
     numbers: bool = False
     """Whether x are label maps (io/label_maps.py)."""
     whole: list[np.ndarray] | None = None
@@ -109,6 +115,22 @@ def held_out(data: Dataset, count: int) -> Dataset:
     )
     rest.held = held
     return rest
+
+
+def few_labels(data: Dataset, count: int) -> Dataset:
+    """The data with the classes of `count` images alone, in equal shares, which are its y: the first of each class.
+
+    Raises UsageError for a count that is no multiple of the classes, or more than there are of one.
+    """
+    assert data.c is not None
+    what, each = f"cannot label {count} images", np.unique(data.c, return_counts=True)
+    share, rest = divmod(count, len(each[0]))
+    if rest or not share:
+        raise UsageError(what, f"there are {len(each[0])} classes of equal shares", "choose a multiple of that")
+    if share > each[1].min():
+        raise UsageError(what, f"one class has {each[1].min()} images", "choose fewer")
+    rows = np.sort(np.concatenate([np.flatnonzero(data.c == k)[:share] for k in each[0]]))
+    return Dataset(data.x, data.x[rows], data.c[rows], data.classes, data.skipped, unpaired=True)
 
 
 def evenly(n: int, count: int) -> np.ndarray:

@@ -37,27 +37,28 @@ def batches(
 
 def _batch(data: Dataset, cfg: DataConfig, places: np.ndarray, resolution: int, seed: int) -> Batch:
     index = np.array([_index(len(data), int(p), seed) for p in places])
-    x, y = data.x[index], None if data.y is None or data.unpaired else data.y[index]
-    other = None
+    of_x = [None if of is None or data.unpaired else of[index] for of in (data.y, data.c)]
+    x, (y, c), cy = data.x[index], of_x, None
     if data.whole is not None:
         parts = zip(index, places, strict=True)
         x = np.stack([_part(data.whole[i], resolution, cfg, (seed, 1, int(place))) for i, place in parts])
-    elif cfg.pairs == "classes":
-        other = np.array([_of_another_class(data, int(p), i, seed) for i, p in zip(index, places, strict=True)])
-        y = data.x[other]
+    elif cfg.pairs == "classes" and data.c is not None:
+        other = [_of_another_class(data, int(p), i, seed) for i, p in zip(index, places, strict=True)]
+        y, cy = data.x[other], data.c[other]
         _augment([x], cfg, places, (seed, 1))
         _augment([y], cfg, places, (seed, 1 + OTHER))
-    elif data.unpaired:
-        assert data.y is not None
+    elif data.unpaired and data.y is not None:
         # An order of its own, so that no image of A meets the same one of B every epoch.
-        y = data.y[[_index(len(data.y), int(p), seed, OTHER) for p in places]]
+        other = [_index(len(data.y), int(p), seed, OTHER) for p in places]
+        # Classes, where there are any, are those of y.
+        y, cy = data.y[other], None if data.c is None else data.c[other]
         _augment([x], cfg, places, (seed, 1))
         _augment([y], cfg, places, (seed, 1 + OTHER))
     else:
         _augment([a for a in (x, y) if a is not None], cfg, places, (seed, 1))
     crop = np.s_[:, :resolution, :resolution]
-    c, cy = (None if data.c is None or i is None else torch.from_numpy(data.c[i]) for i in (index, other))
-    return Batch(_tensor(x[crop]), None if y is None else _tensor(y[crop]), c, cy)
+    known = (None if of is None else torch.from_numpy(of) for of in (c, cy))
+    return Batch(_tensor(x[crop]), None if y is None else _tensor(y[crop]), *known)
 
 
 def _of_another_class(data: Dataset, place: int, image: int, seed: int) -> int:

@@ -100,10 +100,10 @@ def check_state(state: State) -> None:
 
 
 def _states(state: State) -> dict[str, dict[str, torch.Tensor]]:
-    """The tensors of every network, the moving average first."""
+    """The tensors of every network that has any, the moving average first."""
     nets = networks(state.nets)
     average = {f"{next(iter(nets))}_ema": state.ema.state_dict()}
-    return average | {name: net.state_dict() for name, net in nets.items()}
+    return average | {name: held for name, net in nets.items() if (held := net.state_dict())}
 
 
 def newest_whole(run: Path, warn: Callable[[str, str, str], None]) -> Path | None:
@@ -144,7 +144,9 @@ def restore(path: Path, state: State) -> Scores:
     nets = networks(state.nets)
     public = next(iter(nets))
     for name, net in {**nets, f"{public}_ema": state.ema}.items():
-        load_into(net, bundle.state(name), where=f"{quoted(path)} ({name})", hint="train into another folder with -o")
+        if net.state_dict():
+            hint = "train into another folder with -o"
+            load_into(net, bundle.state(name), where=f"{quoted(path)} ({name})", hint=hint)
     moments = path / "resume" / "optim.safetensors"
     optim.restore(state.optimizers, read_tensors(moments) if moments.exists() else {})
     p = state.progress

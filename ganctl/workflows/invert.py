@@ -64,6 +64,8 @@ class Item:
     """uint8 [H, W, C], as the model sees it."""
     latent: "np.ndarray | None" = None
     """[*z], or [l, w]."""
+    c: int | None = None
+    """The class it is drawn as, of a conditional model in z."""
     maps: "Mapping[str, np.ndarray]" = field(default_factory=dict)
     """Noise maps by their buffers' names, where they were searched."""
     picture: "np.ndarray | None" = None
@@ -86,7 +88,7 @@ def run(request: InvertRequest, reporter: Reporter = SILENT) -> InvertReport:
     space = pick_space(request, model, method)
     loss, why = pick_loss(request, model, method)
     mask, file = read_mask(request, model), read_init(request, model, space)
-    c = pick_class(request, model, space, file)
+    c = pick_class(request, model, space, method, file)
     init = start_of(file, model, space, c)
     work = Work(request, model, method, space, c, loss, mask, init, reporter, len(jobs))
     items = [work.settle(job) for job in jobs]
@@ -114,7 +116,7 @@ class Work:
     method: str
     space: str
     c: int | None
-    """The class of every image; None: of a model without classes, or in w over all of them."""
+    """The class of every image; None: of a model without classes, in w over all, by an encoder what it finds."""
     loss: str
     mask: "np.ndarray | None"
     init: "np.ndarray | None"
@@ -194,7 +196,8 @@ class Work:
 
         arrays = read_npz(self.outputs(job)[-1])
         lpips = float(arrays["lpips"]) if "lpips" in arrays else None
-        found = replace(item, data=None, status="exists", lpips=lpips)
+        c = int(arrays["class"]) if "class" in arrays else None
+        found = replace(item, data=None, status="exists", lpips=lpips, c=c)
         return replace(found, loss=float(arrays["loss"]), psnr=float(arrays["psnr"]))
 
     def decode(self, item: Item) -> Item:
@@ -247,6 +250,7 @@ class Work:
         mask = None if self.mask is None else torch.from_numpy(self.mask).to(x).expand(len(x), -1, -1, -1)
         frames: list[list[np.ndarray]] = [[] for _ in group]
         maps: Maps = {}
+        classes = self.classes(x)
         try:
             if self.method == "optimize":
                 found = self.search(x, mask, group, frames)
@@ -255,7 +259,7 @@ class Work:
                 latents = self.encode(x)
             with inference(self.model.device):
                 # One by one, as `sample` does it: then -rec.png is the picture `sample --latents` makes.
-                y = torch.cat([self.picture(one, maps) for one in latents])
+                y = torch.cat([self.picture(one, maps, c) for one, c in zip(latents, classes, strict=True)])
                 error = squared_error(x, y, mask)
                 loss = self.distance(x, y, mask) if self.distance else error
                 lpips = self.lpips(x, y, mask).tolist() if self.lpips else [None] * len(group)
@@ -264,23 +268,34 @@ class Work:
             raise DeviceError("cannot invert the image", why, "try --batch-size 1, or --device cpu") from e
         scores = zip(loss.tolist(), psnr(error, net.x.range).tolist(), lpips, strict=True)
         arrays = {name: value.cpu().numpy() for name, value in maps.items()}
-        made = zip(group, latents.cpu().numpy(), to_pixels(y, net.x.range), scores, frames, strict=True)
+        made = zip(group, latents.cpu().numpy(), to_pixels(y, net.x.range), scores, frames, classes, strict=True)
         return [
             replace(
                 item, latent=latent, maps=arrays, picture=picture,
-                loss=loss, psnr=ratio, lpips=seen, frames=tuple(film),
+                loss=loss, psnr=ratio, lpips=seen, frames=tuple(film), c=c,
             )
-            for item, latent, picture, (loss, ratio, seen), film in made
+            for item, latent, picture, (loss, ratio, seen), film, c in made
         ]  # fmt: skip
 
-    def picture(self, latent: "Tensor", maps: "Maps") -> "Tensor":
+    def classes(self, x: "Tensor") -> list[int | None]:
+        """What each image is drawn as in z: of an autoencoder with classes, where none is given, what it finds."""
+        from ganctl.nn.precision import inference
+        from ganctl.protocols import Autoencoder, classes_of
+
+        net = self.model.net
+        if self.c is not None or self.method != "encoder" or not isinstance(net, Autoencoder) or not classes_of(net):
+            return [self.c] * len(x)
+        with inference(self.model.device):
+            return [int(net.logits(one[None]).argmax()) for one in x]  # pyright: ignore[reportAttributeAccessIssue]
+
+    def picture(self, latent: "Tensor", maps: "Maps", c: int | None) -> "Tensor":
         """[1, c, h, w]"""
         from ganctl.nn.drawing import Drawing, Latent, draw
         from ganctl.protocols import Sampler
 
         if not isinstance(self.model.net, Sampler):
             return self.model.net.decode(latent[None])
-        one = Latent(z=latent, c=self.c) if self.space == "z" else Latent(w=latent, maps=maps)
+        one = Latent(z=latent, c=c) if self.space == "z" else Latent(w=latent, maps=maps)
         return draw(self.model.net, [one], Drawing(), self.model.device)[0]
 
     def encode(self, x: "Tensor") -> "Tensor":
@@ -351,7 +366,7 @@ class Work:
             write_video(film, item.frames, fps=VIDEO_FPS, codec="h264", request=item.request)
         arrays = {
             "z" if self.space == "z" else "w": item.latent,
-            **({"class": np.array(self.c)} if self.space == "z" and self.c is not None else {}),
+            **({"class": np.array(item.c)} if self.space == "z" and item.c is not None else {}),
             **{f"{NOISE}{name}": value for name, value in item.maps.items()},
             "loss": np.float64(item.loss),
             "psnr": np.float64(item.psnr),
@@ -365,7 +380,8 @@ class Work:
     def result(self, item: Item) -> dict[str, Any]:
         name = shown_name(self.model.name)
         found = {"path": str(item.job.path), "input": item.job.label, "model": name, "revision": self.model.revision}
-        found |= {} if self.c is None else {"class": self.c}
+        c = self.c if item.c is None else item.c
+        found |= {} if c is None else {"class": c}
         if item.error is None:
             lpips = {} if item.lpips is None else {"lpips": item.lpips}
             picture = str(beside(item.job, "-rec.png"))

@@ -137,8 +137,11 @@ def pick_space(request: InvertRequest, model: "Model", method: str) -> str:
     return space
 
 
-def pick_class(request: InvertRequest, model: "Model", space: str, init: "LatentFile | None") -> int | None:
-    """The class of a conditional model: of --class, or of the --init file; None where w has none, and of other models.
+def pick_class(
+    request: InvertRequest, model: "Model", space: str, method: str, init: "LatentFile | None"
+) -> int | None:
+    """The class of a conditional model: of --class, or of the --init file; None where w has none, where an encoder
+    finds it in each image, and of other models.
 
     Raises UsageError: none is given for a search in z, not one of the model's, more than one.
     """
@@ -148,7 +151,7 @@ def pick_class(request: InvertRequest, model: "Model", space: str, init: "Latent
     if request.classes is not None:
         label = label or refuse_classes(request.classes, model)
         return one_class(request.classes, label.n, label.names)
-    if label is None:
+    if label is None or method == "encoder":
         return None
     if init is not None and init.c:
         return one_class(str(init.c[0]), label.n, label.names)

@@ -90,6 +90,50 @@ def styled_rows(net: Any, data: "Dataset", side: int, device: Any) -> list[Any]:
     return [a for row in zip(x, y, to_pixels(made, net.target.range), strict=True) for a in row]
 
 
+CODES = 5000
+"""In the picture of the code space."""
+SIDE, DOT, INSIDE = 512, 2, 0.995
+"""Of that picture in pixels; radius of a dot; share of the codes that its sides leave room for."""
+COLOURS = (
+    (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189),
+    (140, 86, 75), (227, 119, 194), (127, 127, 127), (188, 189, 34), (23, 190, 207),
+)  # fmt: skip
+"""Of the classes in their order, and again from the first after the tenth."""
+
+
+def code_space(net: Any, data: "Dataset", path: Path, device: Any) -> None:
+    """The codes of up to 5,000 training images, each a dot in the colour of its class: of an autoencoder with
+    two-dimensional codes (Makhzani et al. 2016, fig. 2). Of any other network there is nothing to draw."""
+    import numpy as np
+    import torch
+
+    from ganctl.data import evenly
+    from ganctl.io.images import from_pixels
+    from ganctl.nn.precision import inference
+    from ganctl.protocols import Autoencoder
+
+    if not isinstance(net, Autoencoder) or getattr(net, "z_dim", None) != 2:
+        return
+    # Where classes are known of few images, y are those.
+    source = data.x if data.y is None else data.y
+    rows = evenly(len(source), min(CODES, len(source)))
+    side = net.x.size[0]  # pyright: ignore[reportOptionalSubscript]
+    with inference(device):
+        parts = [from_pixels(source[part][:, :side, :side], net.x.range) for part in np.array_split(rows, 20)]
+        z = torch.cat([net.encode(part.to(device)) for part in parts]).float().cpu().numpy()
+    c = np.zeros(len(rows), int) if data.c is None else data.c[rows]
+    reach = float(np.quantile(np.abs(z), INSIDE)) * 1.05 + 1e-9
+    # Upwards is more, as in every diagram.
+    at = np.rint((z * [1, -1] / reach + 1) / 2 * (SIDE - 1)).astype(int)
+    canvas = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    ring = [(u, v) for u in range(-DOT, DOT + 1) for v in range(-DOT, DOT + 1) if u * u + v * v <= DOT * DOT]
+    for u, v in ring:
+        x, y = (at + np.array([u, v])).T
+        seen = (x >= 0) & (x < SIDE) & (y >= 0) & (y < SIDE)
+        canvas[y[seen], x[seen]] = np.array(COLOURS, np.uint8)[c[seen] % len(COLOURS)]
+    write_image(path, canvas)
+
+
 def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str, Any]) -> "list[Score]":
     """A metric of the sampler's first seeds against the training data, whose side is kept in `real`."""
     from ganctl.metrics import training

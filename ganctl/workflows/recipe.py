@@ -156,6 +156,10 @@ def _check(recipe: Recipe, module: Any) -> None:
     if recipe.data.holdout and not hasattr(module, "logits"):
         why = "D's view of them is taken where losses augment: in stylegan2, stylegan3 and r3gan"
         raise UsageError(f"cannot use holdout with {recipe.model}", why, "leave it out")
+    if recipe.data.labels is not None and not (hasattr(module, "FEW_LABELS") and recipe.config.classes):
+        why = "its losses use no classes" if not hasattr(recipe.config, "classes") else "every image needs its class"
+        hint = "pass --set classes=10 too, or as many as there are" if hasattr(module, "FEW_LABELS") else "leave it out"
+        raise UsageError(f"cannot use labels with {recipe.model}", why, hint)
     _check_dtype(recipe, module)
     pairs, wanted = recipe.data.pairs, getattr(module, "DATA", {}).get("pairs", "files")
     if recipe.data.crop == "random" and (hasattr(recipe.config, "source_channels") or wanted == "classes"):

@@ -38,7 +38,7 @@ def write_report(run: Path, recipe: str) -> None:
     curves = read_curves(run / "log.jsonl")
     grids = thinned(sorted((run / "samples").glob("*.png")), GRIDS)
     with atomic_write(run / "report.html") as f:
-        f.write(page(run.resolve().name, facts, curves, grids, recipe, run / "reals.png"))
+        f.write(page(run.resolve().name, facts, curves, grids, recipe, run))
 
 
 def read_curves(log: Path) -> dict[str, Points]:
@@ -66,20 +66,25 @@ def thinned(items: Sequence[Any], most: int) -> list[Any]:
 
 
 def page(
-    name: str, facts: Mapping[str, Any], curves: Mapping[str, Points], grids: Sequence[Path], recipe: str, reals: Path
+    name: str, facts: Mapping[str, Any], curves: Mapping[str, Points], grids: Sequence[Path], recipe: str, run: Path
 ) -> bytes:
     kimg = max((points[-1][0] for points in curves.values()), default=0.0)
     parts = [
         f"<p>{kimg:g} thousand images seen.</p>",
         _samples(grids),
+        _picture("The code space, a colour for each class", run / "codes.png"),
         "<h2>Curves</h2>" if curves else "",
         *(curve(label, points) for label, points in curves.items()),
-        f'<h2>Real images</h2>\n<img alt="real images" src="{_inline(reals)}">' if reals.is_file() else "",
+        _picture("Real images", run / "reals.png"),
         "<h2>How it was made</h2>",
         table(_facts(facts)),
         f"<pre>{escape(recipe)}</pre>",
     ]
     return document(name, parts, style=STYLE)
+
+
+def _picture(title: str, path: Path) -> str:
+    return f'<h2>{title}</h2>\n<img alt="{title.lower()}" src="{_inline(path)}">' if path.is_file() else ""
 
 
 def curve(label: str, points: Points) -> str:

@@ -52,7 +52,7 @@ class Session:
             if replace:
                 for name in ("snapshots", "samples"):
                     shutil.rmtree(self.run / name, ignore_errors=True)
-                for name in ("log.jsonl", "reals.png", "run.json", "report.html"):
+                for name in ("log.jsonl", "reals.png", "codes.png", "run.json", "report.html"):
                     (self.run / name).unlink(missing_ok=True)
             # First: a folder with a recipe.yaml is a run, whatever else it lacks yet.
             with atomic_write(self.run / "recipe.yaml") as f:
@@ -158,11 +158,12 @@ class Session:
 
     def _draw(self) -> None:
         from ganctl.train.checkpoint import name_of
-        from ganctl.workflows.pictures import progress_grid
+        from ganctl.workflows.pictures import code_space, progress_grid
 
         p = self.state.progress
         path = self.run / "samples" / f"{name_of(p.nimg)}.png"
         progress_grid(self.state.ema, self.data, self.recipe, path, p.device)
+        code_space(self.state.ema, self.data, self.run / "codes.png", p.device)
 
     def _score(self) -> None:
         from ganctl.metrics.catalog import METRICS

@@ -294,7 +294,7 @@ def _fit(session: "Session", stop: Stop) -> None:
 
 def open_data(recipe: Recipe, workers: int, reporter: Reporter) -> "Dataset":
     """The recipe's data as its model takes it; images left out are warned of. Raises UsageError."""
-    from ganctl.data import held_out, open_dataset
+    from ganctl.data import few_labels, held_out, open_dataset
     from ganctl.data.images import some
 
     cfg = recipe.config
@@ -318,6 +318,8 @@ def open_data(recipe: Recipe, workers: int, reporter: Reporter) -> "Dataset":
     if data.skipped:
         what = f"{len(data.skipped)} of {len(data) + len(data.skipped)} images in {quoted(recipe.data.path)} left out"
         reporter.warn(what, some(data.skipped), "all are listed in the run's run.json")
+    if recipe.data.labels is not None:
+        return few_labels(data, recipe.data.labels)
     return held_out(data, recipe.data.holdout) if recipe.data.holdout else data
 
 

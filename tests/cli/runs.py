@@ -42,6 +42,11 @@ SMALL = {
         *("grow_from=4", "stage_kimg=0.02", "fade_kimg=0.02"),
     ),
     "vae": ("hidden=[16]", "z_dim=4", "channels=1"),
+    "ae": ("hidden=[16]", "z_dim=4", "channels=1"),
+    "aae": ("hidden=[16]", "z_dim=4", "channels=1"),
+    "wae": ("width=4", "z_dim=4", "channels=1"),
+    "vaegan": ("width=4", "z_dim=4", "enc_units=8", "dis_units=8", "channels=1"),
+    "stacked_gan": ("ngf=4", "ndf=4", "z_dim=4", "features=8", "g_units=8", "classes=2", "channels=1"),
     "pix2pix": ("ngf=4", "ndf=4", "num_downs=4", "n_layers=1", "batch=2"),
     "pix2pixhd": (
         "ngf=2",
