@@ -76,6 +76,23 @@ def test_a_step_runs_each_phase_in_order_and_moves_only_its_networks():
     assert all(not torch.equal(before[k], net.weight) for k, net in networks(s.nets).items())
 
 
+def test_a_phase_may_begin_later_than_others():
+    s, ran = state(), []
+
+    def spy(name: str):
+        def loss(n: Nets, b: Batch, p: Progress) -> dict:
+            ran.append((name, p.nimg))
+            return d_loss(n, b, p) if name == "D" else g_loss(n, b, p)
+
+        return loss
+
+    phases, stream = [Phase("D", ("D",), spy("D"), start=16), Phase("G", ("G",), spy("G"))], batches()
+    for _ in range(3):
+        train_step(s, phases, stream, config())
+    # Two steps of eight images before it, and the third with it.
+    assert ran == [("G", 8), ("G", 16), ("D", 24), ("G", 24)]
+
+
 def test_lazy_regularisation_multiplies_the_gradient_by_its_interval():
     steps = []
     for every in (1, 4):
