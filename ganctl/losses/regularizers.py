@@ -59,7 +59,7 @@ def orthogonality(weights: Iterable[Tensor]) -> Tensor:
     for weight in weights:
         rows = weight.flatten(1)
         products = rows @ rows.T
-        total.append(products.square().sum() - products.diagonal().square().sum())
+        total.append((products - products.diagonal().diag()).square().sum())
     return torch.stack(total).sum()
 
 

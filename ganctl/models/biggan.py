@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Le
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from ganctl.losses.adversarial import hinge_d, wasserstein_g
 from ganctl.losses.regularizers import orthogonality
 from ganctl.nn.attention import SelfAttention
 from ganctl.nn.layers import halvings, normal_prior, numbered_blocks, truncated_normal
-from ganctl.nn.norm import ConditionalBatchNorm, GainNorm
+from ganctl.nn.norm import ConditionalBatchNorm, GainNorm, standing_statistics
 from ganctl.nn.projection import WIDTHS, ProjectionDiscriminator, UpBlock, attended, published_discriminator, widths
 from ganctl.nn.spectral import SNConv2d, SNLinear
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
@@ -51,6 +52,9 @@ class Config:
     """ε of spectral norms (the same)."""
     ortho: Weight = 1e-4
     """β of orthogonal regularisation (eq. 3; sec. 3.1)."""
+    standing: Annotated[int, Ge(1), Le(1000)] = 16
+    """Batches of 64 behind the standing statistics of a snapshot's average: those of its own pictures, not of the last
+    steps of training (appendix C: 100; the authors' PyTorch code: 16)."""
     n_dis: Count = 2
     """Steps of D for each of G (appendix C)."""
     glr: Rate = 5e-5
@@ -165,6 +169,22 @@ def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
 def regularised(G: nn.Module) -> Iterator[Tensor]:
     """G's weights of two or more dimensions but the shared embedding (appendix C; the authors' PyTorch code)."""
     return (w for name, w in G.named_parameters() if w.ndim > 1 and not name.startswith("shared."))
+
+
+def settle(G: Generator, cfg: Config) -> None:
+    """Standing statistics, before each snapshot."""
+    stand(G, cfg.standing)
+
+
+def stand(G: Any, passes: int) -> None:
+    """Standing statistics of a G of this paper: over batches of noise and classes that are always the same."""
+    g, device = torch.Generator().manual_seed(0), next(G.parameters()).device
+
+    def draw() -> Tensor:
+        z, c = torch.randn(64, G.z_dim, generator=g), torch.randint(G.c.n, (64,), generator=g)
+        return G(z.to(device), G.shared(c.to(device)))
+
+    standing_statistics(G, draw, passes)
 
 
 def phases(cfg: Config) -> list[Phase]:

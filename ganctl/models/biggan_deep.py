@@ -15,7 +15,7 @@ from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import hinge_d, wasserstein_g
 from ganctl.losses.regularizers import orthogonality
-from ganctl.models.biggan import regularised
+from ganctl.models.biggan import regularised, stand
 from ganctl.nn.attention import SelfAttention
 from ganctl.nn.layers import halvings, normal_prior, numbered_blocks, truncated_normal
 from ganctl.nn.norm import ConditionalBatchNorm, GainNorm
@@ -67,6 +67,9 @@ class Config:
     """Rows of batch statistics, over truncation from 0 to 1: the published generators have 51."""
     ortho: Weight = 1e-4
     """β of orthogonal regularisation (eq. 3; sec. 3.1)."""
+    standing: Annotated[int, Ge(1), Le(1000)] = 16
+    """Batches of 64 behind the standing statistics of a snapshot's average: those of its own pictures, not of the last
+    steps of training (appendix C: 100; the authors' PyTorch code: 16)."""
     n_dis: Count = 2
     """Steps of D for each of G (appendix C)."""
     glr: Rate = 5e-5
@@ -270,6 +273,11 @@ def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     if cfg.ortho:
         terms["G_ortho"] = cfg.ortho * orthogonality(regularised(n.G))
     return terms
+
+
+def settle(G: Generator, cfg: Config) -> None:
+    """Standing statistics, before each snapshot."""
+    stand(G, cfg.standing)
 
 
 def phases(cfg: Config) -> list[Phase]:

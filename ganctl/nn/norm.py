@@ -69,6 +69,9 @@ class ConditionalBatchNorm(nn.Module):
     truncation 0 … 1, of which `psi` chooses.
     """
 
+    passes: int | None
+    """Of standing statistics that were taken so far; None while none are."""
+
     def __init__(
         self,
         channels: int,
@@ -91,6 +94,8 @@ class ConditionalBatchNorm(nn.Module):
 class GainNorm(nn.Module):
     """BN(x) · gain + bias: batch norm under the names, and with the rows, of `ConditionalBatchNorm`."""
 
+    passes: int | None
+
     def __init__(self, channels: int, *, eps: float = 1e-5, rows: int = 1, momentum: float = 0.1) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum
@@ -102,7 +107,8 @@ class GainNorm(nn.Module):
         return _normalized(self, x, psi) * self.gain.view(shape) + self.bias.view(shape)
 
 
-def _add_statistics(norm: nn.Module, channels: int, rows: int) -> None:
+def _add_statistics(norm: ConditionalBatchNorm | GainNorm, channels: int, rows: int) -> None:
+    norm.passes = None
     shape = (channels,) if rows == 1 else (rows, channels)
     norm.register_buffer("stored_mean", torch.zeros(shape))
     norm.register_buffer("stored_var", torch.ones(shape))
@@ -110,11 +116,30 @@ def _add_statistics(norm: nn.Module, channels: int, rows: int) -> None:
 
 def _normalized(norm: ConditionalBatchNorm | GainNorm, x: Tensor, psi: float) -> Tensor:
     mean, var = norm.get_buffer("stored_mean"), norm.get_buffer("stored_var")
+    if norm.passes is not None:
+        axes = [0, *range(2, x.ndim)]
+        mean.lerp_(x.mean(axes), 1 / (norm.passes + 1))
+        var.lerp_(x.var(axes), 1 / (norm.passes + 1))
+        return F.batch_norm(x, None, None, None, None, True, norm.momentum, norm.eps)
     if norm.training and dist.is_initialized() and dist.get_world_size() > 1:
         return over_ranks(x, mean, var, norm.momentum, norm.eps).to(x.dtype)
     if mean.ndim > 1:
         mean, var = at_truncation(mean, psi), at_truncation(var, psi)
     return F.batch_norm(x, mean, var, None, None, norm.training, norm.momentum, norm.eps)
+
+
+@torch.no_grad()
+def standing_statistics(net: nn.Module, draw: Callable[[], object], passes: int) -> None:
+    """What the norms of conditional networks store becomes the mean over so many calls of `draw`, batches of the
+    network's own pictures; nothing else changes (Brock et al. 2019, appendix C). On this rank alone.
+    """
+    norms = [m for m in net.modules() if isinstance(m, ConditionalBatchNorm | GainNorm)]
+    for done in range(passes):
+        for norm in norms:
+            norm.passes = done
+        draw()
+    for norm in norms:
+        norm.passes = None
 
 
 def at_truncation(table: Tensor, psi: float) -> Tensor:

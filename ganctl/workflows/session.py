@@ -120,11 +120,15 @@ class Session:
 
     def snapshot(self) -> None:
         """One of the schedule: a picture of the average's samples, its scores, and everything needed to go on."""
+        from ganctl.load import family
         from ganctl.train import checkpoint, distributed
 
         train, nimg = self.recipe.train, self.state.progress.nimg
         if distributed.rank() == 0:
             checkpoint.check_state(self.state)
+            # BigGAN's average has statistics of its own. The next step brings the running ones back.
+            if settle := getattr(family(self.recipe.model), "settle", None):
+                settle(self.state.ema, self.recipe.config)
             self._draw()
             place = int(nimg / (train.snap * 1000))
             if place % train.metric_every == 0 or nimg >= train.kimg * 1000:

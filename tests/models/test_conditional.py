@@ -59,6 +59,25 @@ def test_conditional_batch_norm_normalises_then_scales_by_class() -> None:
     assert torch.allclose(norm.get_buffer("stored_mean"), 0.1 * x.mean((0, 2, 3)), atol=1e-6)
 
 
+@pytest.mark.parametrize("module", [biggan, biggan_deep])
+def test_standing_statistics_are_those_of_its_own_pictures(module) -> None:
+    """What a batch's norms see, averaged: then evaluation gives what training mode gives, and u stays as it is."""
+    cfg = module.Config(resolution=16, ngf=4, ndf=4, z_dim=6, shared_dim=4, classes=3, standing=30)
+    torch.manual_seed(0)
+    G = module.build(cfg).G.eval()
+    z, y = torch.randn(500, G.z_dim), G.shared(torch.arange(500) % 3)
+    before = {k: v.clone() for k, v in G.named_buffers()}
+    with torch.no_grad():
+        far = (G(z, y) - G.train()(z, y)).abs().mean()
+        G.load_state_dict({**G.state_dict(), **before})
+        module.settle(G.eval(), cfg)
+        kept = {k: v.clone() for k, v in G.named_buffers()}
+        near = (G(z, y) - G.train()(z, y)).abs().mean()
+    assert near < 0.2 * far
+    assert all(torch.equal(kept[k], v) for k, v in before.items() if k.endswith("u0"))
+    assert not any(torch.equal(kept[k], v) for k, v in before.items() if k.endswith("stored_var"))
+
+
 def test_rows_of_statistics_between_two_truncations() -> None:
     table = torch.arange(51.0)[:, None]
     assert at_truncation(table, 0.0) == 0 and at_truncation(table, 1.0) == 50
