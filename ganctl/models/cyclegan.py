@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import least_squares_d, least_squares_g
-from ganctl.nn.layers import init_normal
+from ganctl.nn.layers import for_pictures, init_normal
 from ganctl.nn.norm import NORMS, from_all_ranks, without_statistics
 from ganctl.nn.patchgan import PatchGAN
-from ganctl.nn.winograd import Conv3x3, worth
+from ganctl.nn.winograd import Conv3x3
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image
@@ -109,9 +109,9 @@ class ResNet(nn.Module):
     def translate(self, x: Float[Tensor, "n c h w"], *, seed: int = 0) -> Float[Tensor, "n k h w"]:
         """No randomness: every seed gives the same. Sides below 8 px are continued by their last row and column."""
         h, w = x.shape[2:]
-        if worth(x):
-            x = x.contiguous(memory_format=torch.channels_last)
-        return self(F.pad(x, (0, max(SMALLEST - w, 0), 0, max(SMALLEST - h, 0)), "replicate"))[..., :h, :w]
+        return self(F.pad(for_pictures(x), (0, max(SMALLEST - w, 0), 0, max(SMALLEST - h, 0)), "replicate"))[
+            ..., :h, :w
+        ]
 
 
 class Generator(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import relativistic_average
-from ganctl.nn.layers import halvings, numbered_convs
+from ganctl.nn.layers import for_pictures, halvings, numbered_convs
 from ganctl.nn.norm import BatchNorm
 from ganctl.nn.shrink import shrink
 from ganctl.nn.spectral import SpectralConv
@@ -109,7 +109,7 @@ class Enlarger(nn.Module):
 
     def translate(self, x: Float[Tensor, "n c h w"], *, seed: int = 0) -> Float[Tensor, "n c h2 w2"]:
         """Images on [-1, 1], `scale` times larger; what goes beyond is for the caller to cut off. Nothing is drawn."""
-        return 2 * self((x + 1) / 2) - 1
+        return 2 * self((for_pictures(x) + 1) / 2) - 1
 
 
 class RRDBNet(Enlarger):

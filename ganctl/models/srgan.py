@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import log_loss_d, non_saturating_g
+from ganctl.nn.layers import for_pictures
 from ganctl.nn.norm import BatchNorm
 from ganctl.nn.shrink import shrink
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
@@ -104,7 +105,7 @@ class Generator(nn.Module):
 
     def translate(self, x: Float[Tensor, "n c h w"], *, seed: int = 0) -> Float[Tensor, "n c h2 w2"]:
         """Images on [-1, 1], `scale` times larger. Nothing is drawn: the seed changes nothing."""
-        return self((x + 1) / 2)
+        return self((for_pictures(x) + 1) / 2)
 
 
 class PlainResidual(nn.Module):
@@ -155,7 +156,7 @@ class ModifiedGenerator(nn.Module):
 
     def translate(self, x: Float[Tensor, "n c h w"], *, seed: int = 0) -> Float[Tensor, "n c h2 w2"]:
         """Images on [-1, 1], `scale` times larger; what goes beyond is for the caller to cut off. Nothing is drawn."""
-        return 2 * self((x + 1) / 2) - 1
+        return 2 * self((for_pictures(x) + 1) / 2) - 1
 
 
 class Discriminator(nn.Module):

@@ -100,6 +100,15 @@ def dropout(x: Tensor, p: float, uniform: Uniform) -> Tensor:
     return x * keep.to(x.device, x.dtype) / (1 - p)
 
 
+def for_pictures(x: Tensor) -> Tensor:
+    """Maps [n, c, h, w] with their channels last in memory on a CPU, where no gradient is asked for.
+
+    There 3 × 3 convolutions of a few dozen channels take up to a third less; elsewhere x stays as it is.
+    """
+    plain = x.device.type == "cpu" and not torch.is_grad_enabled()
+    return x.contiguous(memory_format=torch.channels_last) if plain else x
+
+
 def mlp(sizes: Sequence[int], activation: nn.Module) -> list[nn.Module]:
     """Linear layers between consecutive sizes, the activation after each but the last."""
     layers: list[nn.Module] = []

@@ -191,7 +191,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         # torch's own copies maps whose channels are last, there and back.
-        if not torch.is_grad_enabled() and x.dtype == torch.float32 and x.device.type == "cpu" and channels_last(x):
+        if not torch.is_grad_enabled() and x.dtype == torch.float32 and x.device.type == "cpu" and is_channels_last(x):
             y = torch.empty_like(x)
             for image, out in zip(x.permute(0, 2, 3, 1), y.permute(0, 2, 3, 1), strict=True):
                 _normalize(image.flatten(0, 1), self.eps, out.view(-1, x.shape[1]))
@@ -203,7 +203,7 @@ def instance_norm(channels: int) -> nn.Module:
     return InstanceNorm(channels)
 
 
-def channels_last(x: Tensor) -> bool:
+def is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 

@@ -72,11 +72,11 @@ def test_instance_norm_does_not_depend_on_the_order_in_memory(monkeypatch: pytes
     wide = x.double()
     want = (wide - wide.mean((2, 3), keepdim=True)) / (wide.var((2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
     last = x.contiguous(memory_format=torch.channels_last)
-    assert norm.channels_last(last) and not norm.channels_last(x)
+    assert norm.is_channels_last(last) and not norm.is_channels_last(x)
     assert torch.equal(layer(last), torch.nn.InstanceNorm2d(6)(last))
     with torch.no_grad():
         made = layer(last)
-        assert norm.channels_last(made) and torch.equal(layer(x), torch.nn.InstanceNorm2d(6)(x))
+        assert norm.is_channels_last(made) and torch.equal(layer(x), torch.nn.InstanceNorm2d(6)(x))
     error = (made - want).abs().amax((0, 2, 3))
     assert float(error[:4].max()) < 5e-6 and float(error.max()) < 1e-4
 
