@@ -144,6 +144,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     from ganctl.config import parse, to_plain
     from ganctl.io.bundle import write_bundle
     from ganctl.load import family
+    from ganctl.train.loop import networks
 
     made: dict[tuple, Path] = {}
 
@@ -156,7 +157,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
             nets = module.build(cfg)
             public = fields(module.Nets)[0].name
             path = tmp_path_factory.mktemp("bundles") / f"tiny-{model}"
-            states = {f.name: getattr(nets, f.name).state_dict() for f in fields(module.Nets)}
+            states = {name: net.state_dict() for name, net in networks(nets).items()}
             states = {f"{public}_ema": states[public], **states}
             card = {"license": "Apache-2.0", "trained_on": "nothing"}
             write_bundle(path, model=model, config=to_plain(cfg), states=states, card=card)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import least_squares_d, least_squares_g
+from ganctl.losses.perceptual import VGG19, Perceptual
 from ganctl.nn.content_style import Conv, Decoder, LayerNorm, at_least, content_encoder, init_kaiming, style_encoder
 from ganctl.nn.layers import init_normal, mlp, normal_prior
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
@@ -27,6 +28,8 @@ STYLE_DOWNS = 4
 """Halvings in the style encoder (appendix B)."""
 SMALLEST_STYLE = 2**STYLE_DOWNS
 """Pixels: below, the reflected border of its last convolution would be wider than what it reflects."""
+SMALLEST_PERCEPTUAL = 32
+"""Pixels: of fewer VGG's pools leave one, and a norm of one pixel is nothing."""
 
 
 @config
@@ -59,6 +62,9 @@ class Config:
     """λ_c (eq. 5): 1 (appendix A)."""
     style_weight: Weight = 1.0
     """λ_s (eq. 5): 1 (appendix A)."""
+    perceptual_weight: Weight = 0.0
+    """Of the domain-invariant perceptual loss: 1 between street scenes and between seasons of Yosemite, none elsewhere
+    (sec. 5.1, appendix A)."""
     glr: Rate = 1e-4
     """Appendix A: Adam, 0.0001 …"""
     dlr: Rate = 1e-4
@@ -196,6 +202,8 @@ class Discriminators(nn.Module):
 class Nets:
     G: Generator
     D: Discriminators
+    phi: Perceptual | None = None
+    """Where the perceptual loss is wanted."""
 
 
 def build(cfg: Config) -> Nets:
@@ -208,7 +216,17 @@ def build(cfg: Config) -> Nets:
     if cfg.resolution < least:
         why = f"n_layers = {cfg.n_layers} and scales = {cfg.scales} need {least} px"
         raise UsageError(where, why, "choose a larger --resolution, or fewer with --set n_layers=… or scales=…")
-    return Nets(Generator(cfg), Discriminators(cfg))
+    if cfg.perceptual_weight and cfg.resolution < SMALLEST_PERCEPTUAL:
+        why = f"of less than {SMALLEST_PERCEPTUAL} px VGG leaves one pixel, whose norm is nothing"
+        raise UsageError(where, why, "choose a larger --resolution, or --set perceptual_weight=0")
+    # Deviation: relu5_4 of VGG-19, which all perceptual losses here have; the authors' code has relu5_3 of VGG-16.
+    phi = Perceptual({"relu5_4": 1.0}) if cfg.perceptual_weight else None
+    return Nets(Generator(cfg), Discriminators(cfg), phi)
+
+
+def given(cfg: Config) -> dict[str, str]:
+    """What training takes from elsewhere: the weights of φ."""
+    return {"phi": VGG19} if cfg.perceptual_weight else {}
 
 
 def styles(n: Nets, b: Batch, p: Progress) -> tuple[Tensor, Tensor]:
@@ -234,12 +252,13 @@ def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """E (D₂(G₂(c₁, s₂)) - 1)² and the same of D₁, over all scales  (eq. 4 with appendix B's least squares);
 
     λ_x E ‖G₁(E₁ᶜ(x₁), E₁ˢ(x₁)) - x₁‖₁  (eq. 1), λ_c E ‖E₂ᶜ(G₂(c₁, s₂)) - c₁‖₁  (eq. 2),
-    λ_s E ‖E₂ˢ(G₂(c₁, s₂)) - s₂‖₁  (eq. 3), each with its like of the other domain  (eq. 5).
+    λ_s E ‖E₂ˢ(G₂(c₁, s₂)) - s₂‖₁  (eq. 3), each with its like of the other domain  (eq. 5);
+
+    E ‖IN(φ(G₂(c₁, s₂))) - IN(φ(x₁))‖² and its like, where it is wanted  (sec. 5.1).
 
     Norms are means over all numbers (the authors' code).
     """
-    # Deviation: without the domain-invariant perceptual loss (sec. 5.1), which the paper has for Cityscapes, SYNTHIA
-    # and Yosemite alone, and without the explicit cycle loss that the authors' code has beside it for these.
+    # Deviation: without the explicit cycle loss that the authors' code has for some data.
     assert b.y is not None
     A, B = n.G.A, n.G.B
     s1, s2 = styles(n, b, p)
@@ -250,13 +269,22 @@ def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     def fooled(D: nn.Module, fake: Tensor) -> Tensor:
         return torch.stack([2 * least_squares_g(f, 1.0) for f in D(fake)]).sum()
 
-    return {
+    terms = {
         "G_loss_B": fooled(n.D.B, fake_b),
         "G_loss_A": fooled(n.D.A, fake_a),
         "G_image": cfg.image_weight * (F.l1_loss(A.decode(c1, own1), b.x) + F.l1_loss(B.decode(c2, own2), b.y)),
         "G_content": cfg.content_weight * (F.l1_loss(c1_again, c1) + F.l1_loss(c2_again, c2)),
         "G_style": cfg.style_weight * (F.l1_loss(s2_again, s2) + F.l1_loss(s1_again, s1)),
     }
+    if n.phi is not None:
+        apart = n.phi.distance(fake_b, b.x, normalised) + n.phi.distance(fake_a, b.y, normalised)
+        terms["G_perceptual"] = cfg.perceptual_weight * apart
+    return terms
+
+
+def normalised(a: Tensor, b: Tensor) -> Tensor:
+    """‖IN(a) - IN(b)‖²: without the means and deviations of channels, which are the domain's (sec. 5.1)."""
+    return F.mse_loss(F.instance_norm(a), F.instance_norm(b))
 
 
 def phases(cfg: Config) -> list[Phase]:

@@ -147,11 +147,35 @@ def test_munit_losses_by_hand() -> None:
         },
         rel=1e-4,
     )
+    assert nets.phi is None and munit.given(cfg) == {}
     # What was drawn is used up: the next step's styles are others.
     assert float(munit.d_loss(nets, b, drawn)["D_loss_B"]) != float(first["D_loss_B"])
     rate = munit.optimizers(cfg)["G"].lr
     assert callable(rate)
     assert [rate(n, 10**6) / cfg.glr for n in (0, 99_999, 100_000, 250_000)] == [1, 1, 0.5, 0.25]
+
+
+def test_munit_perceptual_loss_sees_no_means_and_deviations() -> None:
+    cfg = munit.Config(resolution=32, ngf=1, ndf=1, n_layers=1, mlp_dim=2, perceptual_weight=0.5)
+    nets = munit.build(cfg)
+    assert nets.phi is not None and munit.given(cfg) == {"phi": "vgg19-imagenet"}
+    nets.G.A, nets.G.B = Sum(0.0), Sum(0.5)  # type: ignore[assignment]
+    # Features that are the pixels: what G adds to an image and what it is multiplied by are seen by none of them.
+    nets.phi.of = lambda x: [x]  # type: ignore[method-assign]
+    g = torch.Generator().manual_seed(1)
+    x, y = (torch.rand(2, 3, 32, 32, generator=g) for _ in range(2))
+    terms = munit.g_loss(nets, Batch(x, y), draws(), cfg)
+    assert float(terms["G_perceptual"]) == pytest.approx(0, abs=1e-5)
+    nets.G.B.content = nets.G.A.content = lambda x: x.square()  # type: ignore[method-assign]
+
+    def apart(x: Tensor) -> Tensor:
+        a, b = ((v - v.mean((2, 3), keepdim=True)) / v.std((2, 3), keepdim=True) for v in (x.square(), x))
+        return (a - b).square().mean()
+
+    terms = munit.g_loss(nets, Batch(x, y), draws(), cfg)
+    assert float(terms["G_perceptual"]) == pytest.approx(float(0.5 * (apart(x) + apart(y))), rel=1e-2)
+    with pytest.raises(UsageError, match="leaves one pixel"):
+        munit.build(munit.Config(resolution=16, n_layers=1, perceptual_weight=1.0))
 
 
 @torch.no_grad()
