@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from ganctl.config import parse
+from ganctl.load import family
 from ganctl.losses import adversarial
 from ganctl.models import dcgan, gan, lsgan, pix2pix, vae, wgan, wgan_gp
 from ganctl.nn.norm import BatchNorm
@@ -200,3 +202,35 @@ def test_sizes_that_networks_take() -> None:
     with pytest.raises(UsageError, match="g_layers give 3 px"):
         dcgan.build(dcgan.Config(resolution=28, g_layers=((1, 3, 2, 0),)))
     assert math.isclose(2 ** halvings(96)[0] * halvings(96)[1], 96)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "layer", "scale"),
+    [
+        ("srgan", {"content": "vgg22"}, "relu2_2", 0.006),
+        ("esrgan", {"perceptual_weight": 0.5, "l1_weight": 0.01}, "conv5_4", 0.5),
+    ],
+)
+def test_the_content_loss_of_super_resolution_is_over_the_papers_features(model, changes, layer, scale) -> None:
+    """Features taken by another network of the same weights, the distance by hand; its gradient reaches G."""
+    from ganctl.nn.features.vgg import VGG19Features
+    from ganctl.nn.shrink import shrink
+
+    small = {"resolution": 16, "width": 4, "num_blocks": 1, "ndf": 4}
+    module = family(model)
+    cfg = parse(module.Config, {**small, **changes}, where=model)
+    torch.manual_seed(0)
+    nets, b = module.build(cfg), Batch(images(2, 3))
+    nets.G.eval()
+    terms = module.g_loss(nets, b, progress(), cfg)
+    other = VGG19Features([layer])
+    other.load_state_dict(nets.vgg.state_dict())
+    mean, deviation = (torch.tensor(v).reshape(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    made = nets.G.translate(shrink(b.x, 4))
+    (a,), (wanted,) = (other(((x + 1) / 2 - mean) / deviation) for x in (made, b.x))
+    distance = (a - wanted).square().mean() if model == "srgan" else (a - wanted).abs().mean()
+    assert terms["G_vgg"].item() == pytest.approx(scale * distance.item(), rel=1e-4) and distance.item() > 0
+    terms["G_vgg"].backward()
+    assert all(q.grad is not None for q in nets.G.parameters()) and nets.vgg.features[0].weight.grad is None
+    assert module.given(cfg) == {"vgg.features": "vgg19-imagenet"} and module.given(module.Config()) == {}
+    assert ("G_mse" in terms, "G_l1" in terms) == (False, model == "esrgan")
