@@ -418,8 +418,9 @@ def optimizers(cfg: Config) -> dict[str, Optimizer]:
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
     """The authors' networks: G (`model.1` …, with `model1_1`, `model1_2` of an enhancer) and D (`scale0_layer0.0` …).
 
-    More than four input channels are those of label maps and their boundaries. Instance norms saved with running
-    statistics by old versions are read without them.
+    More than four input channels are those of label maps and their boundaries. A global generator of two halvings is
+    CycleGAN's network under CycleGAN's names, and is left to that family. Instance norms saved with running statistics
+    by old versions are read without them.
     """
     if "scale0_layer0.0.weight" in state or "layer0.0.weight" in state:
         return _discriminators(state)
@@ -427,6 +428,8 @@ def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str
     enhancers = [int(m[1]) for k in state if (m := re.fullmatch(r"model(\d)_1\.1\.weight", k))]
     levels = max(enhancers, default=0)
     downs = (blocks[0] - 4) // 3 if blocks else 0
+    if not levels and downs == 2:
+        return None
     tail = f"model{levels}_2" if levels else "model"
     ends = [int(m[1]) for k in state if (m := re.fullmatch(rf"{tail}\.(\d{{1,3}})\.weight", k))]
     first, last = state.get("model.1.weight"), state.get(f"{tail}.{max(ends, default=0)}.weight")

@@ -7,7 +7,7 @@ from ganctl.config import parse
 from ganctl.errors import UsageError
 from ganctl.io.tensors import load_into
 from ganctl.losses.adversarial import least_squares_d, least_squares_g
-from ganctl.models import pix2pixhd
+from ganctl.models import cyclegan, pix2pixhd
 from ganctl.phase import Batch, Progress
 from ganctl.protocols import Translator
 from tests.conftest import golden
@@ -200,10 +200,20 @@ def test_translation_of_small_label_maps_is_drawn_by_the_seed() -> None:
 
 
 def test_published_layouts_round_trip() -> None:
-    for changes in ({"network": "local", "label_nc": 7, "ngf": 3}, {"norm": "batch", "source_channels": 1}):
+    for changes in (
+        {"network": "local", "label_nc": 7, "ngf": 3},
+        {"norm": "batch", "source_channels": 1, "num_downs": 3},
+    ):
         cfg, n = nets(**changes)
         for net in ("G", "D"):
             found = pix2pixhd.from_upstream(getattr(n, net).state_dict())
             assert found is not None and list(found[1]) == [net]
             assert all(getattr(cfg, k) == v for k, v in found[0].items()), found[0]
             assert found[1][net].keys() == getattr(n, net).state_dict().keys()
+
+
+def test_cyclegans_generators_are_left_to_cyclegan() -> None:
+    G = cyclegan.build(cyclegan.Config(resolution=24, ngf=2, ndf=2, res_blocks=2)).G.AtoB
+    assert cyclegan.from_upstream(G.state_dict()) is not None and pix2pixhd.from_upstream(G.state_dict()) is None
+    local = nets(network="local")[1].G.state_dict()
+    assert cyclegan.from_upstream(local) is None and pix2pixhd.from_upstream(local) is not None
