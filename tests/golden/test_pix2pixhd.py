@@ -1,15 +1,19 @@
 """pix2pixHD's networks against numbers recorded from the authors' program, and its losses by hand."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from ganctl.config import parse
 from ganctl.errors import UsageError
 from ganctl.io.tensors import load_into
+from ganctl.load import load
 from ganctl.losses.adversarial import least_squares_d, least_squares_g
 from ganctl.models import cyclegan, pix2pixhd
 from ganctl.phase import Batch, Progress
 from ganctl.protocols import Translator
+from ganctl.workflows.convert import ConvertRequest, run
 from tests.conftest import golden
 from tests.golden.test_networks import close, read, upstream
 
@@ -210,6 +214,16 @@ def test_published_layouts_round_trip() -> None:
             assert found is not None and list(found[1]) == [net]
             assert all(getattr(cfg, k) == v for k, v in found[0].items()), found[0]
             assert found[1][net].keys() == getattr(n, net).state_dict().keys()
+
+
+def test_the_authors_file_becomes_a_bundle(tmp_path: Path) -> None:
+    _, n = nets(network="local", label_nc=35)
+    torch.save(n.G.state_dict(), tmp_path / "latest_net_G.pth")
+    run(ConvertRequest(source=str(tmp_path / "latest_net_G.pth"), out=str(tmp_path / "city"), license="BSD-2-Clause"))
+    net = load(str(tmp_path / "city"), device="cpu").net
+    assert (net.label_nc, net.boundaries, net.source.numbers, net.enhancers) == (35, True, True, 1)
+    x = torch.zeros(1, 3, 16, 16)
+    assert torch.equal(net.translate(x), n.G.eval().translate(x))
 
 
 def test_cyclegans_generators_are_left_to_cyclegan() -> None:
