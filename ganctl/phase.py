@@ -29,6 +29,12 @@ class Batch:
     cy: Tensor | None = None
 
 
+def area(real: Tensor, fake: Tensor) -> Tensor:
+    """The area under the ROC curve of logits [N] and [M], as the share of pairs in the right order; a tie counts ½."""
+    gap = real.detach().float()[:, None] - fake.detach().float()[None]
+    return ((gap > 0).float() + (gap == 0).float() / 2).mean()
+
+
 def as_they_are(x: Tensor) -> Tensor:
     return x
 
@@ -70,12 +76,21 @@ class Progress:
     """What may be done to an image without a change of D's logit, where that is asked of D (`train.aug: bcr`)."""
     asked: Asked = Asked()
     verdicts: list[Tensor] = field(default_factory=list)
-    """Means of the signs of D's logits of real images, since the loop last took them."""
+    """Means of the signs of D's logits of real images, since the loop last took them …"""
+    areas: list[Tensor] = field(default_factory=list)
+    """… and how well D tells the kinds apart."""
 
     def judged(self, logits: Tensor) -> Tensor:
         """D's logits of real images, unchanged: their signs are logged as D_sign and steer adaptive augmentation."""
         self.verdicts.append(logits.detach().float().sign().mean())
         return logits
+
+    def told_apart(self, real: Tensor, fake: Tensor) -> None:
+        """D's logits of a batch of each kind: the area under their ROC curve is logged as D_auc.
+
+        It is the share of pairs that D puts in the right order: ½ by guessing, 1 where D is always right.
+        """
+        self.areas.append(area(real, fake))
 
     def normal(self, n: int, *shape: int) -> Tensor:
         """N(0, 1), [n, *shape]."""

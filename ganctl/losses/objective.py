@@ -35,6 +35,7 @@ def d_terms(
     """
     x, y = p.augment(real), p.augment(fake)
     on_real, on_fake = D(x), D(y)
+    p.told_apart(on_real, on_fake)
     if loss != "wasserstein":
         # Where D doubts, the sign turns: at half-way between the labels, or between the two images.
         doubt = on_fake if loss in RELATIVE else sum(labels) / 2 if loss == "least_squares" else 0.0

@@ -338,6 +338,7 @@ def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     fake_logits, r2 = logits_and_penalty(lambda x: n.D(p.augment(x), b.c), fake)
     # The loss leaves the logits' level open: only differences have a sign that says something.
     p.judged(real_logits - fake_logits)
+    p.told_apart(real_logits, fake_logits)
     half = burn_in(cfg, cfg.gamma, cfg.gamma_end, p.nimg) / 2
     with torch.autocast(b.x.device.type, enabled=False):
         bcr = balanced_consistency(lambda x: n.D(x, b.c), p, (b.x, real_logits), (fake.float(), fake_logits))

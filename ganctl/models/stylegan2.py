@@ -432,6 +432,7 @@ def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     fake = generated(n, b, p, cfg)
     x, y = p.augment(b.x), p.augment(fake)
     real_logits, fake_logits = p.judged(n.D(x, b.c)), n.D(y, b.c)
+    p.told_apart(real_logits, fake_logits)
     bcr = balanced_consistency(lambda x: n.D(x, b.c), p, (x, real_logits), (y, fake_logits))
     return {"D_loss": log_loss_d(real_logits, fake_logits), **bcr}
 

@@ -21,6 +21,9 @@ from ganctl.phase import Asked, Batch, Nets, Optimizer, Phase, Progress, as_they
 from ganctl.train import distributed, ema, optim
 from ganctl.train.ada import Ada, Pace, step
 
+GRADIENT = "_grad"
+"""Ends the name of what is logged of a phase's gradient: its norm."""
+
 
 @config
 class TrainConfig:
@@ -298,16 +301,17 @@ def run_phase(state: State, phase: Phase, batch: Batch, cfg: TrainConfig) -> Non
             mean[name] = mean.get(name, 0) + term.detach() / len(parts)
     distributed.average_gradients(parameters)
     grads = [q.grad for q in parameters if q.grad is not None]
-    whole = torch.nn.utils.get_total_norm(grads).isfinite()
+    size = torch.nn.utils.get_total_norm(grads)
+    whole = size.isfinite()
     if cfg.dtype == "fp16":
         mean["overflow"] = 1.0 - whole.float()
         cut(grads)
-        whole = torch.ones_like(whole)
+        size, whole = torch.nn.utils.get_total_norm(grads), torch.ones_like(whole)
     if not torch.stack([whole, *(term.isfinite() for term in mean.values())]).all():
         bad = [name for name, term in mean.items() if not torch.isfinite(term)]
         of = ", ".join(bad) if bad else f"the gradient of {', '.join(phase.updates)}"
         raise DivergedError(f"training diverged after {p.nimg / 1000:g} kimg", f"{of} is not finite")
-    note(state, mean)
+    note(state, {**mean, f"{phase.name}{GRADIENT}": size})
     judge(state, cfg)
     for name in phase.updates:
         state.optimizers[name].step()
@@ -331,7 +335,10 @@ def pace(cfg: TrainConfig) -> Pace:
 
 
 def judge(state: State, cfg: TrainConfig) -> None:
-    """Takes D's verdicts on the real images of a phase: they are logged, and move the strength of ada."""
+    """Takes D's verdicts on the images of a phase: they are logged, and those on real ones move the strength of ada."""
+    if state.progress.areas:
+        note(state, {"D_auc": torch.stack(state.progress.areas).mean()})
+        state.progress.areas.clear()
     if not state.progress.verdicts:
         return
     r_t = torch.stack(state.progress.verdicts).mean()

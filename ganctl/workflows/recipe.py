@@ -153,8 +153,8 @@ def _check(recipe: Recipe, module: Any) -> None:
     if recipe.train.freezed and not hasattr(module, "first_layers"):
         why = "its discriminator's layers cannot be frozen one by one"
         raise UsageError(f"cannot use --freezed with {recipe.model}", why, "leave it out")
-    if recipe.data.holdout and not hasattr(module, "logits"):
-        why = "D's view of them is taken where losses augment: in stylegan2, stylegan3 and r3gan"
+    if recipe.data.holdout and not hasattr(module, "logits") and not getattr(module, "ASKS", False):
+        why = "its D gives no answer to an image alone"
         raise UsageError(f"cannot use holdout with {recipe.model}", why, "leave it out")
     if recipe.data.labels is not None and not (hasattr(module, "FEW_LABELS") and recipe.config.classes):
         why = "its losses use no classes" if not hasattr(recipe.config, "classes") else "every image needs its class"

@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ganctl.io.files import atomic_write
 from ganctl.workflows.html import document, inline, table
+
+if TYPE_CHECKING:
+    from ganctl.train.diagnosis import Finding
 
 GRIDS = 60
 """Sample grids in the page, spread over the run."""
@@ -17,12 +20,27 @@ POINTS = 500
 """Of each curve."""
 WIDTH, HEIGHT = 460, 150
 NOT_CURVES = ("nimg", "kimg", "time", "step")
-UNITS = {"sec_per_kimg": "seconds per thousand images"}
+UNITS = {"sec_per_kimg": "seconds per thousand images", "memory_gib": "memory at its peak, GiB"}
+"""What comes after the losses."""
+TITLES = {
+    "D_auc": "D_auc: share of pairs that D puts in the right order (½ is guessing)",
+    "D_sign": "D_sign: mean sign of D on training images (r_t)",
+    "r_v": "r_v: how generated held-out images look to D (0 as trained ones, 1 as generated ones)",
+    "D_auc_held": "D_auc_held: the same of images that were held out",
+    "D_log_loss_held": "D_log_loss_held: log loss of D on images that were held out (0.69 is guessing)",
+    "aug_p": "aug_p: probability of each augmentation",
+    "variety": "variety: distance between samples, as a share of that between training images",
+    "repeats": "repeats: share of samples that nearly repeat another",
+    "copies": "copies: share of samples that nearly repeat a training image",
+    "missing": "missing: share of the training images whose kind is hardly generated",
+    **UNITS,
+}
 
 Points = list[tuple[float, float]]
 """(kimg, value), in order."""
 
 STYLE = """
+.warning { border-left: 4px solid #f59e0b; padding-left: 12px; max-width: 60em; }
 svg { background: color-mix(in srgb, currentColor 5%, transparent); }
 polyline { fill: none; stroke: #3b82f6; stroke-width: 1.5; }
 svg text { font-size: 11px; fill: currentColor; } img { image-rendering: pixelated; min-width: 476px; max-width: 100%; }
@@ -30,15 +48,18 @@ input[type=range] { width: 476px; max-width: 100%; }
 """
 
 
-def write_report(run: Path, recipe: str) -> None:
-    """Renews the page from what the run has on the disk. `recipe` is its YAML text. Raises GanctlError (disk full)."""
+def write_report(run: Path, recipe: str, findings: Sequence["Finding"] = ()) -> None:
+    """Renews the page from what the run has on the disk, with what there is to warn of.
+
+    `recipe` is its YAML text. Raises GanctlError (disk full).
+    """
     facts: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         facts = dict(json.loads((run / "run.json").read_text(encoding="utf-8")))
     curves = read_curves(run / "log.jsonl")
     grids = thinned(sorted((run / "samples").glob("*.png")), GRIDS)
     with atomic_write(run / "report.html") as f:
-        f.write(page(run.resolve().name, facts, curves, grids, recipe, run))
+        f.write(page(run.resolve().name, facts, curves, grids, recipe, run, findings))
 
 
 def read_curves(log: Path) -> dict[str, Points]:
@@ -66,11 +87,18 @@ def thinned(items: Sequence[Any], most: int) -> list[Any]:
 
 
 def page(
-    name: str, facts: Mapping[str, Any], curves: Mapping[str, Points], grids: Sequence[Path], recipe: str, run: Path
+    name: str,
+    facts: Mapping[str, Any],
+    curves: Mapping[str, Points],
+    grids: Sequence[Path],
+    recipe: str,
+    run: Path,
+    findings: Sequence["Finding"],
 ) -> bytes:
     kimg = max((points[-1][0] for points in curves.values()), default=0.0)
     parts = [
         f"<p>{kimg:g} thousand images seen.</p>",
+        *(f'<p class="warning"><b>{escape(f.words)}.</b> To mend it: {escape(f.hint)}.</p>' for f in findings),
         _samples(grids),
         _picture("The code space, a colour for each class", run / "codes.png"),
         "<h2>Curves</h2>" if curves else "",
@@ -99,7 +127,7 @@ def curve(label: str, points: Points) -> str:
         f'<text x="4" y="12">{high:.4g}</text><text x="4" y="{HEIGHT - 4}">{low:.4g}</text>'
         f'<text x="{WIDTH - 4}" y="{HEIGHT - 4}" text-anchor="end">{xs[-1]:g} kimg</text>'
     )
-    title = UNITS.get(label, label)
+    title = TITLES.get(label, f"norm of the gradient, {label}" if label.endswith("_grad") else label)
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
         f'aria-label="{escape(title)}"><polyline points="{path}"/>{text}</svg>'

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import platform
 import shutil
@@ -21,6 +20,7 @@ from ganctl.io.progress import Reporter
 from ganctl.workflows.recipe import Recipe
 from ganctl.workflows.report import write_report
 from ganctl.workflows.stopping import duration_text
+from ganctl.workflows.watch import Watch, findings
 
 if TYPE_CHECKING:
     from ganctl.data import Dataset
@@ -41,6 +41,11 @@ class Session:
     """Keeps other processes off the run until it is closed."""
     real: dict[str, Any] = field(default_factory=dict)
     """Statistics of the training data, by metric."""
+    told: set[str] = field(default_factory=set)
+    """What was warned of at the last snapshot."""
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.recipe, self.data)
 
     def begin(self, device: str, replace: bool) -> None:
         """A new run: recipe.yaml, run.json, reals.png and its first snapshot; an old run is removed before."""
@@ -84,27 +89,32 @@ class Session:
         distributed.barrier()
 
     def tick(self, tick: "Tick") -> None:
+        from ganctl.train.loop import GRADIENT
+
         terms = {**tick.terms, **self._overfitting()}
         if self.state.progress.rank:
             return
         left = (self.recipe.train.kimg - tick.nimg / 1000) * tick.sec_per_kimg
         shown = {"kimg": tick.nimg / 1000, "s/kimg": tick.sec_per_kimg, "eta": duration_text(left)}
-        self.on_tick({**shown, **terms, **self.scores.metrics, **memory(self.state.progress.device)})
-        self.log({"step": tick.step, "sec_per_kimg": round(tick.sec_per_kimg, 3), **terms})
+        told = {name: value for name, value in terms.items() if not name.endswith(GRADIENT)}
+        used = memory(self.state.progress.device)
+        self.on_tick({**shown, **told, **self.scores.metrics, **used})
+        self.log({"step": tick.step, "sec_per_kimg": round(tick.sec_per_kimg, 3), **terms, **used})
 
     def _overfitting(self) -> dict[str, float]:
-        """r_v, where images were held out. On every rank: networks may talk to each other."""
+        """D's view of images that were held out. On every rank: networks may talk to each other."""
         if self.data.held is None:
             return {}
         from ganctl.data.loader import as_they_are
         from ganctl.load import family
-        from ganctl.train.overfitting import measure
+        from ganctl.train.overfitting import answers, measure
 
         cfg, held = self.recipe.config, self.data.held
         train, held = (as_they_are(data, len(held), cfg.resolution) for data in (self.data, held))
-        logits = family(self.recipe.model).logits
-        found = measure(self.state, lambda n, b, p: logits(n, b, p, cfg), self.recipe.train, train, held)
-        return {"r_v": found} if math.isfinite(found) else {}
+        module = family(self.recipe.model)
+        if hasattr(module, "logits"):
+            return measure(self.state, lambda n, b, p: module.logits(n, b, p, cfg), self.recipe.train, train, held)
+        return measure(self.state, answers(module.phases(cfg)[0]), self.recipe.train, train, held)
 
     def log(self, values: Mapping[str, Any]) -> None:
         """One line of log.jsonl. Raises GanctlError for a full disk."""
@@ -130,6 +140,8 @@ class Session:
             if settle := getattr(family(self.recipe.model), "settle", None):
                 settle(self.state.ema, self.recipe.config)
             self._draw()
+            if seen := self.watch.look(self.state.ema):
+                self.log(seen)
             place = int(nimg / (train.snap * 1000))
             if place % train.metric_every == 0 or nimg >= train.kimg * 1000:
                 self._score()
@@ -158,7 +170,12 @@ class Session:
         )
         if planned:
             checkpoint.prune(self.run, self.recipe.train.keep, self.scores.best)
-            write_report(self.run, write_yaml(self.recipe.plain()))
+            found = findings(self.run / "log.jsonl", self.recipe)
+            for one in found:
+                if one.kind not in self.told:
+                    self.reporter.warn(one.words, "", one.hint)
+            self.told = {one.kind for one in found}
+            write_report(self.run, write_yaml(self.recipe.plain()), found)
 
     def _draw(self) -> None:
         from ganctl.train.checkpoint import name_of

@@ -154,9 +154,9 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 def log(run: Path) -> list[dict[str, Any]]:
-    """log.jsonl without what depends on the clock."""
+    """log.jsonl without what depends on the clock and the machine."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "sec_per_kimg")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("time", "sec_per_kimg", "memory_gib")} for line in lines]
 
 
 def kept(run: Path) -> list[Path]:

@@ -1,0 +1,79 @@
+"""What a training run watches beside its losses: how varied its samples are, and what its log gives reason to fear."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ganctl.io.images import to_pixels
+from ganctl.workflows.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ganctl.data import Dataset
+    from ganctl.metrics.features import Extractor
+    from ganctl.train.diagnosis import Finding
+
+SAMPLES, REALS = 256, 5000
+"""Images of each side that are looked at."""
+STEP = 250
+"""Images at a time."""
+
+
+class Watch:
+    """Numbers of `metrics.variety` over a small built-in classifier. The real side is looked at once."""
+
+    def __init__(self, recipe: Recipe, data: "Dataset") -> None:
+        self.recipe, self.data = recipe, data
+        self.real: tuple[np.ndarray, np.ndarray] | None = None
+
+    def look(self, net: Any) -> dict[str, float]:
+        """Of the sampler's first seeds; empty for networks that draw no samples."""
+        from ganctl.metrics.variety import variety
+        from ganctl.nn.drawing import of_seeds
+        from ganctl.nn.precision import inference
+
+        if not hasattr(net, "sample"):
+            return {}
+        device, extractor = next(net.parameters()).device, self._classifier()
+        if self.real is None:
+            self.real = features(extractor, [self.data.x[:REALS][i : i + STEP] for i in range(0, REALS, STEP)])
+        made = []
+        # As many at a time as in training: more might not fit.
+        step = min(STEP, max(self.recipe.train.batch_gpu or self.recipe.train.batch, 1))
+        for start in range(0, SAMPLES, step):
+            with inference(device):
+                images = of_seeds(net, range(start, min(start + step, SAMPLES)), device)
+            made.append(to_pixels(images, net.x.range))
+        (real, real_kinds), (fake, fake_kinds) = self.real, features(extractor, made)
+        return {name: round(value, 4) for name, value in variety(real, fake, real_kinds, fake_kinds).items()}
+
+    def _classifier(self) -> "Extractor":
+        """LeNet of the digits where a metric of the run is over it, else of the garments, whose eye is less narrow."""
+        import torch
+
+        from ganctl.metrics.features import open_extractor
+        from ganctl.metrics.training import DIMS, MODE
+
+        digits = any(name.endswith("-lenet") for name in self.recipe.train.metrics)
+        name = "lenet-mnist" if digits else "lenet-fashion-mnist"
+        return open_extractor(name, mode=MODE, dims=DIMS, device=torch.device("cpu"))
+
+
+def features(extractor: "Extractor", batches: "list[np.ndarray]") -> "tuple[np.ndarray, np.ndarray]":
+    """Features [N, D] and classes [N] of batches uint8 [n, H, W, C]."""
+    import numpy as np
+    import torch
+
+    assert extractor.logits is not None
+    rows = torch.cat([extractor.extract([extractor.prepare(x) for x in batch]) for batch in batches if len(batch)])
+    return rows.numpy().astype(np.float64), extractor.logits(rows).argmax(1).numpy()
+
+
+def findings(log: Path, recipe: Recipe) -> "list[Finding]":
+    """What the run's log gives reason to fear."""
+    from ganctl.train.diagnosis import diagnose
+
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    loss = getattr(recipe.config, "loss", None)
+    return diagnose(rows, kimg=recipe.train.kimg, loss=loss, aug=recipe.train.aug)
