@@ -31,7 +31,7 @@ class Batch:
 
 def area(real: Tensor, fake: Tensor) -> Tensor:
     """The area under the ROC curve of logits [N] and [M], as the share of pairs in the right order; a tie counts ½."""
-    gap = real.detach().float()[:, None] - fake.detach().float()[None]
+    gap = real[:, None] - fake[None]
     return ((gap > 0).float() + (gap == 0).float() / 2).mean()
 
 
@@ -77,8 +77,8 @@ class Progress:
     asked: Asked = Asked()
     verdicts: list[Tensor] = field(default_factory=list)
     """Means of the signs of D's logits of real images, since the loop last took them …"""
-    areas: list[Tensor] = field(default_factory=list)
-    """… and how well D tells the kinds apart."""
+    answers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """… and its logits of both kinds."""
 
     def judged(self, logits: Tensor) -> Tensor:
         """D's logits of real images, unchanged: their signs are logged as D_sign and steer adaptive augmentation."""
@@ -86,11 +86,8 @@ class Progress:
         return logits
 
     def told_apart(self, real: Tensor, fake: Tensor) -> None:
-        """D's logits of a batch of each kind: the area under their ROC curve is logged as D_auc.
-
-        It is the share of pairs that D puts in the right order: ½ by guessing, 1 where D is always right.
-        """
-        self.areas.append(area(real, fake))
+        """D's logits of a batch of each kind: the area under their ROC curve is logged as D_auc, ½ by guessing."""
+        self.answers.append((real.detach().float(), fake.detach().float()))
 
     def normal(self, n: int, *shape: int) -> Tensor:
         """N(0, 1), [n, *shape]."""

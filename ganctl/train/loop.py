@@ -16,8 +16,9 @@ from ganctl.losses.perceptual import Perceptual
 from ganctl.losses.regularizers import clip_weights
 from ganctl.nn.augment import LAWS, SETS, augment, every, translated
 from ganctl.nn.diffaugment import diffaugment
+from ganctl.nn.norm import from_all_ranks
 from ganctl.nn.precision import lowered
-from ganctl.phase import Asked, Batch, Nets, Optimizer, Phase, Progress, as_they_are, half_cosine
+from ganctl.phase import Asked, Batch, Nets, Optimizer, Phase, Progress, area, as_they_are, half_cosine
 from ganctl.train import distributed, ema, optim
 from ganctl.train.ada import Ada, Pace, step
 
@@ -336,9 +337,10 @@ def pace(cfg: TrainConfig) -> Pace:
 
 def judge(state: State, cfg: TrainConfig) -> None:
     """Takes D's verdicts on the images of a phase: they are logged, and those on real ones move the strength of ada."""
-    if state.progress.areas:
-        note(state, {"D_auc": torch.stack(state.progress.areas).mean()})
-        state.progress.areas.clear()
+    if state.progress.answers:
+        real, fake = (from_all_ranks(torch.cat(side)) for side in zip(*state.progress.answers, strict=True))
+        note(state, {"D_auc": area(real, fake)})
+        state.progress.answers.clear()
     if not state.progress.verdicts:
         return
     r_t = torch.stack(state.progress.verdicts).mean()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -16,21 +16,10 @@ Logits = Callable[[Nets, Batch, Progress], tuple[Tensor, Tensor]]
 """D's logits of a batch's real images and of as many generated ones, as in training."""
 
 
-@dataclass
-class Probe(Progress):
-    """A progress of its own, which keeps what D answered."""
-
-    answers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    def told_apart(self, real: Tensor, fake: Tensor) -> None:
-        self.answers.append((real.detach(), fake.detach()))
-
-
 def answers(phase: Phase) -> Logits:
     """What D answers in its phase, where its loss tells it."""
 
     def logits(n: Nets, b: Batch, p: Progress) -> tuple[Tensor, Tensor]:
-        assert isinstance(p, Probe)
         # A penalty of the family's own asks for gradients.
         with torch.enable_grad():
             phase.loss(n, b, p)
@@ -48,7 +37,7 @@ def measure(state: State, logits: Logits, cfg: TrainConfig, train: Batch, held: 
     not been asked. What is not finite is left out: r_v where D tells nothing apart.
     """
     p = state.progress
-    probe = Probe(p.nimg, p.step, torch.Generator().manual_seed(cfg.seed), p.device)
+    probe = Progress(p.nimg, p.step, torch.Generator().manual_seed(cfg.seed), p.device)
     probe.augment = augmentation(replace(state, progress=probe), cfg)
     size = cfg.batch_gpu or cfg.batch // p.world
 

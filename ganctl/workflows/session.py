@@ -96,7 +96,8 @@ class Session:
             return
         left = (self.recipe.train.kimg - tick.nimg / 1000) * tick.sec_per_kimg
         shown = {"kimg": tick.nimg / 1000, "s/kimg": tick.sec_per_kimg, "eta": duration_text(left)}
-        told = {name: value for name, value in terms.items() if not name.endswith(GRADIENT)}
+        names = sorted(terms, key=lambda name: name in ("D_auc", "D_sign"))
+        told = {name: terms[name] for name in names if not name.endswith(GRADIENT)}
         used = memory(self.state.progress.device)
         self.on_tick({**shown, **told, **self.scores.metrics, **used})
         self.log({"step": tick.step, "sec_per_kimg": round(tick.sec_per_kimg, 3), **terms, **used})

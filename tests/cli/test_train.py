@@ -31,7 +31,8 @@ def test_a_run_writes_its_folder_and_prints_its_last_snapshot(ganctl, tmp_path: 
     ticks = [line for line in done.err.splitlines() if line.startswith("kimg ")]
     assert len(ticks) == 25 and "\x1b" not in done.err
     assert re.fullmatch(
-        r"kimg 0.04  s/kimg \S+  eta 0m \d\ds  D_loss 1\.\d+  G_loss 0\.\d+  memory_gib 0\.\d+", ticks[0]
+        r"kimg 0.04  s/kimg \S+  eta 0m \d\ds  D_loss 1\.\d+  G_loss 0\.\d+  D_auc \S+  D_sign \S+  memory_gib 0\.\d+",
+        ticks[0],
     ), ticks[0]
     assert sorted(p.name for p in folder.iterdir()) == [
         *("log.jsonl", "reals.png", "recipe.yaml", "report.html", "run.json", "samples", "snapshots"),
@@ -48,8 +49,11 @@ def test_a_run_writes_its_folder_and_prints_its_last_snapshot(ganctl, tmp_path: 
     with Image.open(folder / "samples" / "000001.png") as grid, Image.open(folder / "reals.png") as reals:
         assert grid.width == reals.width and grid.height > 2 * reals.height > 2 * 3 * 16 - 1
     lines = log(folder)
-    assert [line["nimg"] for line in lines] == list(range(40, 1001, 40))
-    assert set(lines[0]) == {"nimg", "kimg", "step", "D_loss", "G_loss"}
+    assert [line["nimg"] for line in lines if "step" in line] == list(range(40, 1001, 40))
+    seen = [line for line in lines if "step" not in line]
+    assert [line["nimg"] for line in seen] == list(range(200, 1001, 200))
+    assert set(seen[0]) == {"nimg", "kimg", "variety", "repeats", "copies", "missing"}
+    assert set(lines[0]) == {"nimg", "kimg", "step", "D_loss", "G_loss", "D_auc", "D_sign", "D_grad", "G_grad"}
     recipe = read_yaml(folder / "recipe.yaml", where="recipe").value
     assert recipe["model"] == "gan" and recipe["config"]["g_hidden"] == [16] and recipe["data"]["path"] == str(data)
     assert recipe["train"]["batch"] == 10 and recipe["train"]["seed"] == 0
@@ -98,7 +102,7 @@ def test_on_a_terminal_a_live_table(ganctl, tmp_path: Path):
         assert results.read().decode().strip() == str(tmp_path / "run" / "snapshots" / "000001")
     screen = rendered(seen.decode())
     head = next(line for line in screen if line.split()[:3] == ["kimg", "s/kimg", "eta"])
-    assert head.split() == ["kimg", "s/kimg", "eta", "D_loss", "G_loss", "memory_gib"]
+    assert head.split() == ["kimg", "s/kimg", "eta", "D_loss", "G_loss", "D_auc", "D_sign", "memory_gib"]
     rows = [line.split() for line in screen if re.match(r"\s*[\d.]+\s+[\d.]+\s+\d+m \d\ds", line)]
     # The last twelve ticks, the newest below; once, not once for every redraw.
     assert [float(row[0]) for row in rows][-1] == 1 and len(rows) == 12, screen

@@ -110,4 +110,4 @@ def test_held_out_images_are_judged_without_a_trace(name: str) -> None:
     assert 0 <= found["D_auc_held"] <= 1 and found["D_log_loss_held"] > 0
     after = [t for net in networks(nets).values() for t in net.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert torch.equal(drawn, state.progress.rng.get_state()) and not state.progress.areas
+    assert torch.equal(drawn, state.progress.rng.get_state()) and not state.progress.answers
