@@ -101,7 +101,9 @@ def test_on_a_terminal_a_live_table(ganctl, tmp_path: Path):
     with process.stdout as results:
         assert results.read().decode().strip() == str(tmp_path / "run" / "snapshots" / "000001")
     screen = rendered(seen.decode())
-    head = next(line for line in screen if line.split()[:3] == ["kimg", "s/kimg", "eta"])
+    # A warning of what goes wrong stands below the table so far, and a new table below it.
+    tables = [i for i, line in enumerate(screen) if line.split()[:3] == ["kimg", "s/kimg", "eta"]]
+    head, screen = screen[tables[-1]], screen[tables[-1] :]
     assert head.split() == ["kimg", "s/kimg", "eta", "D_loss", "G_loss", "D_auc", "D_sign", "memory_gib"]
     rows = [line.split() for line in screen if re.match(r"\s*[\d.]+\s+[\d.]+\s+\d+m \d\ds", line)]
     # The last twelve ticks, the newest below; once, not once for every redraw.
