@@ -50,6 +50,7 @@ LEARNERS = {
     "gan": ("kimg=48", "snap=24", "batch=32", "g_hidden=[256]", "d_hidden=[256]", "z_dim=32", "glr=0.001", "dlr=0.001"),
     "dcgan": ("kimg=16", "snap=8", "batch=16", "ngf=8", "ndf=8", "z_dim=32", "glr=0.001", "dlr=0.001"),
     "vae": ("kimg=60", "snap=30", "batch=50", "hidden=[256]"),
+    "aae": ("kimg=30", "snap=15", "batch=50", "hidden=[256]", "prior_std=1", "lr=0.001", "dlr=0.001"),
 }
 SHARE = 0.5
 """Of the untrained network's distance, what the trained one's may be at most; a third is usual."""
