@@ -20,7 +20,7 @@ class Batch:
     """x: images [N,C,H,W] in the model's range. y: the other image of a pair, same layout. c: class indices [N].
 
     cy: those of y, where it is an image of another class. Where classes are known of few images (`data.labels`), y are
-    some of those, cy their classes, and there is no c.
+    some of those, cy their classes, and there is no c. Of other unpaired images it is the number of y on its side.
     """
 
     x: Tensor

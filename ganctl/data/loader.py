@@ -50,8 +50,8 @@ def _batch(data: Dataset, cfg: DataConfig, places: np.ndarray, resolution: int, 
     elif data.unpaired and data.y is not None:
         # An order of its own, so that no image of A meets the same one of B every epoch.
         other = [_index(len(data.y), int(p), seed, OTHER) for p in places]
-        # Classes, where there are any, are those of y.
-        y, cy = data.y[other], None if data.c is None else data.c[other]
+        # Classes, where there are any, are those of y; else each image is one of its own (CIN's styles).
+        y, cy = data.y[other], np.array(other) if data.c is None else data.c[other]
         _augment([x], cfg, places, (seed, 1))
         _augment([y], cfg, places, (seed, 1 + OTHER))
     else:

@@ -315,6 +315,10 @@ def open_data(recipe: Recipe, workers: int, reporter: Reporter) -> "Dataset":
             f"{recipe.model} is set to {classes}",
             f"pass --set classes={len(data.classes)}",
         )
+    styles = getattr(cfg, "styles", None)
+    if styles is not None and data.y is not None and len(data.y) != styles:
+        what = f"{len(data.y)} pictures of styles"
+        raise UsageError(what, f"{recipe.model} is set to {styles}", f"pass --set styles={len(data.y)}")
     if data.skipped:
         what = f"{len(data.skipped)} of {len(data) + len(data.skipped)} images in {quoted(recipe.data.path)} left out"
         reporter.warn(what, some(data.skipped), "all are listed in the run's run.json")

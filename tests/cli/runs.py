@@ -65,6 +65,7 @@ SMALL = {
     "srgan": ("width=4", "ndf=4", "num_blocks=1"),
     "esrgan": ("width=4", "ndf=4", "num_blocks=1", "growth=4"),
     "adain": ("width=4", "batch=2", "jitter=4"),
+    "cin": ("width=4", "styles=8"),
     "lenet": ("resolution=28",),
     "vgg": ("width=4",),
 }

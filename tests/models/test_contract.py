@@ -70,7 +70,7 @@ def batch(cfg, n: int = 4) -> Batch:
         return torch.rand(n, channels, side, side, generator=g) * 2 - 1
 
     if hasattr(cfg, "source_channels"):
-        return Batch(images(cfg.source_channels), images(cfg.channels))
+        return Batch(images(cfg.source_channels), images(cfg.channels), cy=torch.arange(n))
     x, c = images(cfg.channels), torch.arange(n) % getattr(cfg, "classes", 1)
     return Batch(x, images(cfg.channels), c, c.flip(0))
 
