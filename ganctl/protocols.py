@@ -39,6 +39,13 @@ class ConditionalSampler(Sampler, Protocol):
 
 
 @runtime_checkable
+class CodedSampler(Sampler, Protocol):
+    """A sampler of whose z the last coordinates are codes: each stands for something of its own (Chen et al. 2016)."""
+
+    code_count: int
+
+
+@runtime_checkable
 class TruncatedSampler(Sampler, Protocol):
     """A sampler whose z may come from a truncated prior (Brock et al. 2019, sec. 3.1): it has no W to truncate."""
 

@@ -59,8 +59,8 @@ class Config:
 class Generator(nn.Module):
     """Two fully connected layers, then 4 × 4 transposed convolutions, batch norm and ReLU; tanh at the end (table 1).
 
-    Satisfies ConditionalSampler, the class being the categorical code. z is [noise, continuous codes]; `codes` is how
-    many there are of the latter.
+    Satisfies ConditionalSampler, the class being the categorical code. z is [noise, continuous codes]; `code_count`
+    is how many there are of the latter.
     Deviation: a tanh, which the table leaves out, for images in [-1, 1].
     """
 
@@ -69,7 +69,7 @@ class Generator(nn.Module):
         n, base = halvings(cfg.resolution)
         self.x = Image((cfg.resolution, cfg.resolution), cfg.channels)
         self.c = Label(cfg.categories)
-        self.noise_dim, self.codes = cfg.noise_dim, cfg.continuous
+        self.noise_dim, self.code_count = cfg.noise_dim, cfg.continuous
         width = cfg.ngf * 2 ** (n - 1)
         self.shape = (width, base, base)
         inputs, inner = cfg.noise_dim + cfg.continuous + cfg.categories, width * base**2
@@ -97,7 +97,7 @@ class Generator(nn.Module):
         for seed in seeds:
             g = torch.Generator().manual_seed(seed)
             noise = torch.randn(self.noise_dim, generator=g)
-            rows.append(torch.cat([noise, 2 * torch.rand(self.codes, generator=g) - 1]))
+            rows.append(torch.cat([noise, 2 * torch.rand(self.code_count, generator=g) - 1]))
         return torch.stack(rows)
 
     def sample(self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n k h w"]:
@@ -148,7 +148,7 @@ def build(cfg: Config) -> Nets:
 
 def codes(n: Nets, count: int, p: Progress) -> tuple[Float[Tensor, "n z"], Int[Tensor, " n"], Float[Tensor, "n c"]]:
     """z with its continuous codes, categories, and those codes alone."""
-    u = p.uniform(count, 1 + n.G.codes)
+    u = p.uniform(count, 1 + n.G.code_count)
     continuous = 2 * u[:, 1:] - 1
     return torch.cat([p.normal(count, n.G.noise_dim), continuous], 1), (u[:, 0] * n.G.c.n).long(), continuous
 

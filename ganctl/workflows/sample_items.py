@@ -55,7 +55,9 @@ def swept(items: Sequence[Item], code: int, steps: int, model: "Model") -> list[
     """
     import torch
 
-    codes = getattr(model.net, "codes", 0)
+    from ganctl.protocols import CodedSampler
+
+    codes = model.net.code_count if isinstance(model.net, CodedSampler) else 0
     if not 1 <= code <= codes:
         why = f"{quoted(model.name)} has {codes} of them" if codes else f"{quoted(model.name)} has no codes"
         raise UsageError(f"cannot sweep code {code}", why, "leave it out" if not codes else f"choose 1 to {codes}")
