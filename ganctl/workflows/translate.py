@@ -356,7 +356,7 @@ class Work:
             return item
         assert path is not None and source_path is not None
         start = time.perf_counter()
-        sizes: list[tuple[int, int]] = []
+        first: list[tuple[tuple[int, int], tuple[str, ...]]] = []
         try:
             if self.way.source.numbers:
                 why = "the model takes label maps, and a video's pixels are colours"
@@ -365,7 +365,7 @@ class Work:
             source = read_video(source_path)
             left_out = write_video(
                 path,
-                self.frames(source, sizes),
+                self.frames(source, first),
                 fps=source.fps,
                 codec=VIDEO_OUTPUTS[path.suffix.lower()],
                 request=item.request,
@@ -374,18 +374,19 @@ class Work:
         except GanctlError as e:
             return replace(item, error=e)
         notes = (f"its sound is left out: {path.suffix} does not take {left_out}",) if left_out else ()
-        return replace(item, size=sizes[0], notes=notes, ms=1000 * (time.perf_counter() - start))
+        size, told = first[0]
+        return replace(item, size=size, notes=notes + told, ms=1000 * (time.perf_counter() - start))
 
-    def frames(self, source: Video, sizes: list[tuple[int, int]]) -> "Iterator[np.ndarray]":
-        """Every frame translated; the size of the first is told in `sizes`."""
+    def frames(self, source: Video, first: list[tuple[tuple[int, int], tuple[str, ...]]]) -> "Iterator[np.ndarray]":
+        """Every frame translated; `first` is told the size of the first, and what was done to it."""
         for frame in source.frames:
             frame = resize(frame, self.size or frame.shape[:2])
             (out,) = self.translate([frame])
             done = finish(frame, self.way.split(out), self.request.concat)
-            if not sizes:
-                sizes.append((done.shape[1], done.shape[0]))
+            if not first:
+                first.append(((done.shape[1], done.shape[0]), self.way.told(frame)))
             yield done
-        if not sizes:
+        if not first:
             raise UsageError("cannot translate the video", "it holds no pictures")
 
     def result(self, item: Item) -> dict[str, Any]:

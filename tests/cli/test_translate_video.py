@@ -89,6 +89,18 @@ def test_frames_rate_and_sound_are_kept_and_a_second_run_skips(clip: Path, tiny:
         run(TranslateRequest(model=str(bundle), inputs=("in.mp4",), out="out.mp4", seed=1, device="cpu"))
 
 
+def test_frames_go_there_and_back_in_tiles(clip: Path, tiny: Tiny):
+    bundle = str(tiny("cyclegan", resolution=32, ngf=4, ndf=4, res_blocks=1))
+    results: list[dict] = []
+    request = TranslateRequest(
+        model=bundle, inputs=("in.mp4",), out="out.mp4", device="cpu", tile=32, tile_overlap=8, cycle=True, concat=True
+    )
+    run(request, Reporter(result=lambda r: results.append(dict(r))))
+    assert results[0]["size"] == [144, 32] and results[0]["notes"][0].startswith("translated in tiles")
+    frames = list(read_video(Path("out.mp4")).frames)
+    assert len(frames) == 12 and frames[0].shape == (32, 144, 3)
+
+
 def test_other_containers_and_sound_that_does_not_fit(clip: Path, tiny: Tiny):
     bundle = str(tiny("pix2pix", **SMALL, test_time="stored"))
     film("tone.webm", "libvpx-vp9", "libopus", 4)
