@@ -68,16 +68,23 @@ def decoder(cfg: Config) -> nn.Sequential:
     Modules have the numbers of the published file.
     """
     w = cfg.width
-    widths = (8 * w, 4 * w, "up", 4 * w, 4 * w, 4 * w, 2 * w, "up", 2 * w, w, "up", w, cfg.channels)
+    widths = (8 * w, 4 * w, "up", 4 * w, 4 * w, 4 * w, 2 * w, "up", 2 * w, w, "up", w)
     layers: list[nn.Module] = []
     inputs = 0
     for width in widths:
         if width == "up":
             layers.append(nn.Upsample(scale_factor=2))
-        elif inputs:
-            layers += [nn.ReflectionPad2d(1), nn.Conv2d(inputs, int(width), 3), nn.ReLU()]
-        inputs = inputs if width == "up" else int(width)
-    return nn.Sequential(*layers[:-1])
+            continue
+        if inputs:
+            conv = nn.Conv2d(inputs, int(width), 3)
+            # Without normalisation, PyTorch's own initialisation would shrink a signal by half in each layer.
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            layers += [nn.ReflectionPad2d(1), conv, nn.ReLU()]
+        inputs = int(width)
+    last = nn.Conv2d(inputs, cfg.channels, 3)
+    nn.init.constant_(last.bias, 0.5)  # type: ignore[arg-type]
+    return nn.Sequential(*layers, nn.ReflectionPad2d(1), last)
 
 
 class Generator(nn.Module):
