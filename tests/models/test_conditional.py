@@ -11,6 +11,8 @@ from ganctl.nn.layers import truncated_normal
 from ganctl.nn.norm import ConditionalBatchNorm, at_truncation
 from ganctl.nn.projection import attended
 from ganctl.nn.spectral import SNConv2d, SNLinear
+from ganctl.train.loop import TrainConfig, run_phase
+from tests.models.test_contract import batch, state_of, tiny
 
 
 def test_truncated_normal_is_one() -> None:
@@ -99,3 +101,22 @@ def test_sizes_that_the_papers_networks_do_not_come_to() -> None:
         biggan_deep.build(biggan_deep.Config(resolution=16, g_widths=(8, 8, 8, 16, 16)))
     with pytest.raises(UsageError, match="51 rows of batch statistics"):
         biggan_deep.phases(biggan_deep.Config(statistics=51))
+
+
+def test_the_convolutional_cgan_trains_and_heeds_its_class() -> None:
+    module, cfg, nets = tiny("cgan", convolutional=True, width=8)
+    before = {name: [p.clone() for p in getattr(nets, name).parameters()] for name in ("G", "D")}
+    state = state_of(module, cfg, nets)
+    for phase in module.phases(cfg):
+        for _ in range(2):
+            run_phase(state, phase, batch(cfg), TrainConfig(batch=4))
+    for name, old in before.items():
+        assert all(
+            not torch.equal(a, b) for a, b in zip(old, getattr(nets, name).parameters(), strict=True) if a.ndim > 1
+        )
+    G = nets.G.eval()
+    z = G.prior([3, 3])
+    images = G.sample(z, torch.tensor([0, 1]))
+    assert (images[0] - images[1]).abs().max() > 1e-3
+    with pytest.raises(UsageError, match="no class given"):
+        G.sample(z)
