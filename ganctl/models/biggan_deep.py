@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import UsageError
-from ganctl.losses.adversarial import hinge_d, wasserstein_g
+from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.losses.regularizers import orthogonality
 from ganctl.models.biggan import regularised, stand
 from ganctl.nn.attention import SelfAttention
@@ -28,6 +28,7 @@ from ganctl.spec import Image, Label
 
 TRAIN = {"batch": 2048, "ema_kimg": 14000}
 """As BigGAN's."""
+AUGMENTS = ASKS = True
 
 DEPTH = 2
 """Blocks of a stage, the last of which changes size and width (tables 7 to 9)."""
@@ -70,6 +71,8 @@ class Config:
     standing: Annotated[int, Ge(1), Le(1000)] = 16
     """Batches of 64 behind the standing statistics of a snapshot's average: those of its own pictures, not of the last
     steps of training (appendix C: 100; the authors' PyTorch code: 16)."""
+    loss: Loss = "hinge"
+    """Appendix C."""
     n_dis: Count = 2
     """Steps of D for each of G (appendix C)."""
     glr: Rate = 5e-5
@@ -260,16 +263,16 @@ def generated(n: Nets, b: Batch, p: Progress) -> Float[Tensor, "n k h w"]:
     return n.G(p.normal(len(b.x), n.G.z_dim), n.G.shared(b.c))
 
 
-def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """E max(0, 1 - D(x, y)) + E max(0, 1 + D(G(z, y), y))  (appendix C: the hinge loss)."""
     with torch.no_grad():
         fake = generated(n, b, p)
-    return {"D_loss": hinge_d(n.D(b.x, b.c), n.D(fake, b.c))}
+    return d_terms(cfg.loss, lambda x: n.D(x, b.c), b.x, fake, p)
 
 
 def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """-E D(G(z, y), y), and β Σ ‖WᵀW ⊙ (1 - I)‖²_F over G's weights, the shared embedding left out  (eq. 3)."""
-    terms = {"G_loss": wasserstein_g(n.D(generated(n, b, p), b.c))}
+    terms = g_terms(cfg.loss, lambda x: n.D(x, b.c), b.x, generated(n, b, p), p)
     if cfg.ortho:
         terms["G_ortho"] = cfg.ortho * orthogonality(regularised(n.G))
     return terms
@@ -285,7 +288,10 @@ def phases(cfg: Config) -> list[Phase]:
     if cfg.statistics > 1:
         why = f"it has {cfg.statistics} rows of batch statistics, which training does not move"
         raise UsageError("cannot train this biggan_deep", why, "pass --set statistics=1 spectral=true")
-    return [Phase("D", ("D",), d_loss, repeat=cfg.n_dis), Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg))]
+    return [
+        Phase("D", ("D",), lambda n, b, p: d_loss(n, b, p, cfg), repeat=cfg.n_dis),
+        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg)),
+    ]
 
 
 def optimizers(cfg: Config) -> dict[str, Optimizer]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import UsageError
-from ganctl.losses.adversarial import log_loss_d, non_saturating_g
+from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.nn.layers import dropout, halvings, normal_prior, pixels
 from ganctl.nn.norm import BatchNorm
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
@@ -20,6 +20,7 @@ from ganctl.spec import Image, Label
 
 TRAIN = {"batch": 100}
 """Sec. 4.1."""
+AUGMENTS = ASKS = True
 
 
 @config
@@ -43,6 +44,8 @@ class Config:
     """ε of the convolutional G's inner batch norms. One published network has 0.8 there."""
     embedding: Count = 10
     """Of a class, in the convolutional G."""
+    loss: Loss = "non_saturating"
+    """Goodfellow et al. 2014, sec. 3."""
     glr: Rate = 2e-4
     """Deviation: Adam in place of momentum SGD with a decaying rate (sec. 4.1)."""
     dlr: Rate = 2e-4
@@ -178,20 +181,23 @@ def generated(n: Nets, b: Batch, p: Progress) -> Float[Tensor, "n k h w"]:
     return n.G(p.normal(len(b.x), n.G.z_dim), b.c)
 
 
-def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """max_D E log D(x|y) + E log(1 - D(G(z|y)|y))  (eq. 2)."""
     with torch.no_grad():
         fake = generated(n, b, p)
-    return {"D_loss": log_loss_d(n.D(b.x, b.c, p), n.D(fake, b.c, p))}
+    return d_terms(cfg.loss, lambda x: n.D(x, b.c, p), b.x, fake, p)
 
 
-def g_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """max_G E log D(G(z|y)|y)  (Goodfellow et al. 2014, sec. 3)."""
-    return {"G_loss": non_saturating_g(n.D(generated(n, b, p), b.c, p))}
+    return g_terms(cfg.loss, lambda x: n.D(x, b.c, p), b.x, generated(n, b, p), p)
 
 
 def phases(cfg: Config) -> list[Phase]:
-    return [Phase("D", ("D",), d_loss), Phase("G", ("G",), g_loss)]
+    return [
+        Phase("D", ("D",), lambda n, b, p: d_loss(n, b, p, cfg)),
+        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg)),
+    ]
 
 
 def optimizers(cfg: Config) -> dict[str, Optimizer]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import UsageError
-from ganctl.losses.adversarial import hinge_d, wasserstein_g
+from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.nn.attention import SelfAttention
 from ganctl.nn.layers import halvings, normal_prior
 from ganctl.nn.norm import BatchNorm, ConditionalBatchNorm
@@ -23,6 +23,7 @@ from ganctl.spec import Image, Label
 
 TRAIN = {"batch": 256}
 """The authors' code; the paper does not say."""
+AUGMENTS = ASKS = True
 
 
 @config
@@ -44,6 +45,8 @@ class Config:
     attention: Widths | None = None
     """Sides of the feature maps with self-attention; None: 64 px, the best of table 1, half the resolution where that
     is less."""
+    loss: Loss = "hinge"
+    """Eq. 4."""
     glr: Rate = 1e-4
     """Sec. 4: 0.0001 for G …"""
     dlr: Rate = 4e-4
@@ -118,20 +121,23 @@ def build(cfg: Config) -> Nets:
     return Nets(Generator(cfg), ProjectionDiscriminator(*sizes, attention=sides))
 
 
-def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """E max(0, 1 - D(x, y)) + E max(0, 1 + D(G(z), y))  (eq. 4)."""
     with torch.no_grad():
         fake = n.G(p.normal(len(b.x), n.G.z_dim), b.c)
-    return {"D_loss": hinge_d(n.D(b.x, b.c), n.D(fake, b.c))}
+    return d_terms(cfg.loss, lambda x: n.D(x, b.c), b.x, fake, p)
 
 
-def g_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """-E D(G(z), y)  (eq. 4), y the classes of the real batch."""
-    return {"G_loss": wasserstein_g(n.D(n.G(p.normal(len(b.x), n.G.z_dim), b.c), b.c))}
+    return g_terms(cfg.loss, lambda x: n.D(x, b.c), b.x, n.G(p.normal(len(b.x), n.G.z_dim), b.c), p)
 
 
 def phases(cfg: Config) -> list[Phase]:
-    return [Phase("D", ("D",), d_loss), Phase("G", ("G",), g_loss)]
+    return [
+        Phase("D", ("D",), lambda n, b, p: d_loss(n, b, p, cfg)),
+        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg)),
+    ]
 
 
 def optimizers(cfg: Config) -> dict[str, Optimizer]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import UsageError
-from ganctl.losses.adversarial import hinge_d, wasserstein_g
+from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.nn.layers import halvings, normal_prior
 from ganctl.nn.norm import BatchNorm, ConditionalBatchNorm
 from ganctl.nn.projection import ProjectionDiscriminator, UpBlock, published_discriminator, widths
@@ -21,6 +21,7 @@ from ganctl.ranges import Count, Moment, Rate
 from ganctl.spec import Image, Label
 
 TRAIN = {"batch": 64}
+AUGMENTS = ASKS = True
 
 
 @config
@@ -39,6 +40,8 @@ class Config:
     """Width of G's last block at 128 px; its blocks have 4 times that up to 32 px: 256 (table 4)."""
     ndf: Count = 32
     """The same for D: 128 (table 4)."""
+    loss: Loss = "hinge"
+    """Eq. 16 and 17."""
     n_dis: Count = 5
     """Steps of D for each of G (table 1, setting C and others)."""
     glr: Rate = 2e-4
@@ -135,20 +138,23 @@ def generated(n: Nets, b: Batch, p: Progress) -> Float[Tensor, "n c h w"]:
     return n.G(p.normal(len(b.x), n.G.z_dim), b.c if n.G.c else None)
 
 
-def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """E max(0, 1 - D(x)) + E max(0, 1 + D(G(z)))  (eq. 16)."""
     with torch.no_grad():
         fake = generated(n, b, p)
-    return {"D_loss": hinge_d(n.D(b.x, b.c), n.D(fake, b.c))}
+    return d_terms(cfg.loss, lambda x: n.D(x, b.c), b.x, fake, p)
 
 
-def g_loss(n: Nets, b: Batch, p: Progress) -> Terms:
+def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """-E D(G(z))  (eq. 17)."""
-    return {"G_loss": wasserstein_g(n.D(generated(n, b, p), b.c))}
+    return g_terms(cfg.loss, lambda x: n.D(x, b.c), b.x, generated(n, b, p), p)
 
 
 def phases(cfg: Config) -> list[Phase]:
-    return [Phase("D", ("D",), d_loss, repeat=cfg.n_dis), Phase("G", ("G",), g_loss)]
+    return [
+        Phase("D", ("D",), lambda n, b, p: d_loss(n, b, p, cfg), repeat=cfg.n_dis),
+        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg)),
+    ]
 
 
 def optimizers(cfg: Config) -> dict[str, Optimizer]:
