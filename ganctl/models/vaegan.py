@@ -131,7 +131,7 @@ def drawn(n: Nets, x: Tensor, p: Progress) -> tuple[Tensor, Tensor, Tensor]:
     return mean + (logvar / 2).exp() * p.normal(len(x), n.AE.z_dim), mean, logvar
 
 
-def logits(n: Nets, real: Tensor, reconstructed: Tensor, sampled: Tensor) -> tuple[Tensor, ...]:
+def judged(n: Nets, real: Tensor, reconstructed: Tensor, sampled: Tensor) -> tuple[Tensor, ...]:
     """Of all three in one batch, so that batch norm tells none from another (the authors' code)."""
     return n.D(torch.cat([real, reconstructed, sampled])).split(len(real))
 
@@ -141,7 +141,7 @@ def d_loss(n: Nets, b: Batch, p: Progress) -> Terms:
     with torch.no_grad():
         reconstructed = n.AE.decode(drawn(n, b.x, p)[0])
         sampled = n.AE.decode(p.normal(len(b.x), n.AE.z_dim))
-    real, first, second = logits(n, b.x, reconstructed, sampled)
+    real, first, second = judged(n, b.x, reconstructed, sampled)
     fakes = F.softplus(first).mean() + F.softplus(second).mean()
     return {"D_real": F.softplus(-real).mean(), "D_fake": fakes}
 
@@ -162,7 +162,7 @@ def ae_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     reconstructed = n.AE.decode(scaled(z, 1 / cfg.recon_weight))
     made, real = n.D.features(torch.cat([reconstructed, b.x])).chunk(2)
     llike = (made - real).square().sum() / 2 / len(b.x)
-    _, first, second = logits(n, b.x, n.AE.decode(z.detach()), n.AE.decode(p.normal(*z.shape)))
+    _, first, second = judged(n, b.x, n.AE.decode(z.detach()), n.AE.decode(p.normal(*z.shape)))
     adversarial = F.softplus(-first).mean() + F.softplus(-second).mean()
     return {"kl": kl, "AE_llike": cfg.recon_weight * llike, "G_loss": adversarial}
 

@@ -90,7 +90,7 @@ def test_gamma_is_the_weight_of_r1_wherever_there_is_one():
         ("vae", (), {"config.r1_gamma": 1.0}, "cannot use --gamma with vae", ""),
         ("dcgan", (), {"train.freezed": 2}, "cannot use --freezed with dcgan", ""),
         ("dcgan", ("glr=auto",), {}, "cannot use config of recipe 'dcgan'", ""),
-        ("dcgan", ("holdout=3",), {}, "cannot use holdout with dcgan", ""),
+        ("vae", ("holdout=3",), {}, "cannot use holdout with vae", ""),
         ("stylegan2", ("batch=auto", "resolution=wide"), {}, "cannot use config of recipe 'stylegan2'", ""),
         ("stylegan2", ("aug_pipe={xflop: 1}",), {}, "cannot use train of recipe 'stylegan2'", "xflip"),
         ("stylegan2", ("aug_pipe={xflip: 2}",), {}, "cannot use train of recipe 'stylegan2'", "0 to 1"),
