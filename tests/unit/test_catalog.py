@@ -185,6 +185,7 @@ def test_what_ships(monkeypatch: pytest.MonkeyPatch) -> None:
             "dcgan-fashion-mnist": "sample",
             "dcgan-mnist": "sample",
             "pix2pix-emoji": "translate",
+            "esrgan-emoji": "translate",
             "lenet-mnist": "classify",
             "lenet-fashion-mnist": "classify",
         }.items()
