@@ -82,7 +82,10 @@ def translate(
         ),
     ] = "auto",
     seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Of the noise in models with dropout.", rich_help_panel=PICTURE)
+        int,
+        typer.Option(
+            min=0, max=2**32 - 1, help="Of dropout, and of the style where none is told.", rich_help_panel=PICTURE
+        ),
     ] = 0,
     format: Annotated[
         Literal["keep", "png", "jpg", "webp"],
