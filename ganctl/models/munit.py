@@ -16,7 +16,7 @@ from ganctl.errors import UsageError
 from ganctl.losses.adversarial import least_squares_d, least_squares_g
 from ganctl.losses.perceptual import VGG19, Perceptual
 from ganctl.nn.content_style import Conv, Decoder, LayerNorm, at_least, content_encoder, init_kaiming, style_encoder
-from ganctl.nn.layers import init_normal, mlp, normal_prior
+from ganctl.nn.layers import halved, init_normal, mlp, normal_prior
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.published.content_style import renamed, sizes
 from ganctl.ranges import Count, Moment, Rate, Weight
@@ -161,11 +161,6 @@ class Generator(nn.Module):
         self, x: Float[Tensor, "n c h w"], *, seed: int = 0, style: Float[Tensor, "m s"] | None = None
     ) -> Float[Tensor, "n k h w"]:
         return Way(self.A, self.B).translate(x, seed=seed, style=style)
-
-
-def halved(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
-    """Half the side: means of 3 × 3 pixels, of those that are there."""
-    return F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
 
 
 class Discriminator(nn.Module):

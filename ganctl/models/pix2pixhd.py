@@ -15,7 +15,7 @@ from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import least_squares_d, least_squares_g
 from ganctl.losses.perceptual import VGG19, Perceptual
-from ganctl.nn.layers import init_normal, uniform_from
+from ganctl.nn.layers import halved, init_normal, uniform_from
 from ganctl.nn.norm import NORMS, from_all_ranks, without_statistics
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate, Weight
@@ -89,11 +89,6 @@ class Config:
 def conditions(cfg: Config) -> int:
     """Channels of what D sees beside an image: the source's, or one a class and one for the boundaries."""
     return cfg.source_channels if cfg.label_nc is None else cfg.label_nc + cfg.boundaries
-
-
-def half(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
-    """Half as large: means of 3 × 3 pixels, at the border of those that are there."""
-    return F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
 
 
 class Block(nn.Module):
@@ -259,7 +254,7 @@ class Generator(nn.Module):
         """Conditions, and features where G takes them, to images. `enhancers_only`: no gradient reaches G1."""
         pyramid = [s]
         for _ in range(self.enhancers):
-            pyramid.append(half(pyramid[-1]))
+            pyramid.append(halved(pyramid[-1]))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not enhancers_only):
             y = self.model(pyramid.pop())
         for n in range(1, self.enhancers + 1):
@@ -306,7 +301,7 @@ class Discriminators(nn.Module):
             for j in range(self.layers):
                 features.append(self.get_submodule(f"scale{k}_layer{j}")(features[-1]))
             scales.append(features[1:])
-            x = half(x)
+            x = halved(x)
         return scales
 
 

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ganctl.errors import UsageError
@@ -115,6 +117,11 @@ def mlp(sizes: Sequence[int], activation: nn.Module) -> list[nn.Module]:
     for i, (a, b) in enumerate(itertools.pairwise(sizes)):
         layers += [nn.Linear(a, b)] + ([activation] if i < len(sizes) - 2 else [])
     return layers
+
+
+def halved(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
+    """Half as large, for a discriminator of a coarser scale: means of 3 × 3 pixels, at the border of fewer."""
+    return F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
 
 
 def pixels(channels: int, resolution: int) -> int:
