@@ -56,3 +56,9 @@ class Perceptual(VGG19Features):
             wanted = self.of(y)
         errors = [w * error(a, b) for w, a, b in zip(self.weights, self.of(x), wanted, strict=True)]
         return torch.stack(errors).sum()
+
+
+def gram(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c c"]:
+    """φ φᵀ: products of channels, summed over positions, over the number of values c h w (Gatys et al. 2016, eq. 3)."""
+    flat = x.flatten(2)
+    return flat @ flat.mT / x[0].numel()

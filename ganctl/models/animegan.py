@@ -1,6 +1,5 @@
 """AnimeGANv2: Chen, Liu & Chen, AnimeGAN: A Novel Lightweight GAN for Photo Animation, 2020."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import least_squares_g
-from ganctl.losses.perceptual import VGG19, Perceptual
+from ganctl.losses.perceptual import VGG19, Perceptual, gram
 from ganctl.nn.edges import luma, without_edges
 from ganctl.nn.layers import init_normal
 from ganctl.nn.spectral import SpectralConv
@@ -183,12 +182,6 @@ def beginning(cfg: Config) -> int:
 def shown(x: Float[Tensor, "n c h w"], channels: int) -> Float[Tensor, "n k h w"]:
     """As D or VGG sees a picture in grey: its luma in every channel."""
     return luma(x).expand(-1, channels, -1, -1)
-
-
-def gram(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c c"]:
-    """Products of channels, over the number of values."""
-    flat = features.flatten(2)
-    return flat @ flat.transpose(1, 2) / math.prod(features.shape[1:])
 
 
 def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:

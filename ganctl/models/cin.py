@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import UsageError
-from ganctl.losses.perceptual import VGG19, Perceptual
+from ganctl.losses.perceptual import VGG19, Perceptual, gram
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image
@@ -141,12 +141,6 @@ def build(cfg: Config) -> Nets:
 def given(cfg: Config) -> dict[str, str]:
     """The network that content and style are compared by (sec. 2)."""
     return {"vgg.features": VGG19}
-
-
-def gram(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c c"]:
-    """φ φᵀ of the channels over all positions, over the number of units U (eq. 3)."""
-    flat = x.flatten(2)
-    return flat @ flat.mT / x[0].numel()
 
 
 def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:

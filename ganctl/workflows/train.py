@@ -205,6 +205,7 @@ def _report(run: Path, nimg: int, metrics: dict[str, float], begun: float, repor
 def _open(plan: Plan, request: TrainRequest, device: Any, reporter: Reporter, on_tick: OnTick) -> "Session":
     """Data, networks and what was trained before, ready for the next step; a new run has its first snapshot."""
     from ganctl.load import family
+    from ganctl.nn.precision import computes_in
     from ganctl.train import checkpoint, distributed
     from ganctl.workflows.given import fill
     from ganctl.workflows.session import Session
@@ -215,6 +216,9 @@ def _open(plan: Plan, request: TrainRequest, device: Any, reporter: Reporter, on
         if distributed.rank() == 0:
             held.enter_context(checkpoint.hold(plan.run))
         data, state = open_data(plan.recipe, request.workers, reporter), new_state(plan.recipe, device)
+        if plan.recipe.train.dtype == "bf16" and not computes_in("bf16", device) and distributed.rank() == 0:
+            what = "training in bf16 takes many times longer here than in fp32"
+            reporter.warn(what, "this processor has no such arithmetic", "pass --dtype fp32")
         found = None if plan.replace else checkpoint.newest_whole(plan.run, reporter.warn)
         start, scores = found or _other(request.resume, reporter), checkpoint.Scores()
         fill(family(plan.recipe.model), plan.recipe.config, state, resumed=start is not None, reporter=reporter)

@@ -17,7 +17,7 @@ from PIL import Image
 from ganctl.config import read_yaml
 from ganctl.errors import DivergedError, UsageError, WeightsError
 from ganctl.io.progress import Reporter
-from ganctl.nn.precision import products
+from ganctl.nn.precision import computes_in, products
 from ganctl.workflows.train import run
 from tests.cli.runs import arguments, kept, log, newest, pictures, request, train
 
@@ -293,3 +293,10 @@ def test_ticks_reach_the_python_api_too(tmp_path: Path):
     report = run(req, Reporter(result=lambda r: results.append(dict(r))), lambda t: ticks.append(dict(t)))
     assert [t["kimg"] for t in ticks] == [0.104, 0.2] and {"s/kimg", "eta", "D_loss", "G_loss"} <= set(ticks[0])
     assert report is not None and results == [vars(report)]
+
+
+def test_bf16_is_warned_of_where_the_processor_has_none(tmp_path: Path):
+    warnings: list[str] = []
+    train(request("gan", pictures(tmp_path / "data"), tmp_path / "run", "kimg=0.04", "dtype=bf16"), warnings)
+    has = computes_in("bf16", torch.device("cpu"))
+    assert any("pass --dtype fp32" in said for said in warnings) == (not has)
