@@ -9,6 +9,8 @@ from ganctl.metrics.precision_recall import nearest
 
 PAIRED = 1000
 """Images of a side whose distances to each other are averaged."""
+ENOUGH = 100
+"""Real images, of fewer of which nobody knows what is nearer than 99 % of them."""
 RARE = 0.1
 """A kind of which there are fewer than this share of what the real images have counts as missing."""
 
@@ -25,18 +27,17 @@ def variety(
     repeats: the share of generated images whose nearest other one is closer than 99 % of the real images' are;
     copies: the same of the nearest real image;
     missing: the share of real images that are of classes which are hardly generated.
-    Empty where the real images are all alike.
+    Without repeats and copies where there are few real images; empty where they are all alike.
     """
     scale = float(pdist(real[:PAIRED]).mean()) if len(real) > 1 else 0.0
     if not scale > 0 or len(fake) < 2:
         return {}
-    own, others = np.arange(len(real)), np.arange(len(fake))
-    apart = spacing(real, own, own)
-    found = {
-        "variety": float(pdist(fake[:PAIRED]).mean()) / scale,
-        "repeats": float(closer(spacing(fake, others, others), apart).mean()),
-        "copies": float(closer(nearest(fake, real, 1)[1][:, 0], apart).mean()),
-    }
+    found = {"variety": float(pdist(fake[:PAIRED]).mean()) / scale}
+    if len(real) >= ENOUGH:
+        own, others = np.arange(len(real)), np.arange(len(fake))
+        apart = spacing(real, own, own)
+        found["repeats"] = float(closer(spacing(fake, others, others), apart).mean())
+        found["copies"] = float(closer(nearest(fake, real, 1)[1][:, 0], apart).mean())
     if real_kinds is not None and fake_kinds is not None:
         count = int(max(real_kinds.max(), fake_kinds.max())) + 1
         of_real, of_fake = (np.bincount(k, minlength=count) / len(k) for k in (real_kinds, fake_kinds))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ganctl.metrics.features import Extractor
     from ganctl.train.diagnosis import Finding
 
+WEIGHTS = Path(__file__).parents[1] / "weights"
 SAMPLES, REALS = 256, 5000
 """Images of each side that are looked at."""
 STEP = 250
@@ -52,12 +53,15 @@ class Watch:
         """LeNet of the digits where a metric of the run is over it, else of the garments, whose eye is less narrow."""
         import torch
 
-        from ganctl.metrics.features import open_extractor
-        from ganctl.metrics.training import DIMS, MODE
+        from ganctl.io.bundle import read_bundle
+        from ganctl.load import best_net, network
+        from ganctl.metrics.features import classifier_extractor
 
         digits = any(name.endswith("-lenet") for name in self.recipe.train.metrics)
         name = "lenet-mnist" if digits else "lenet-fashion-mnist"
-        return open_extractor(name, mode=MODE, dims=DIMS, device=torch.device("cpu"))
+        # Not by way of the zoo: one of the user's own need not know it.
+        bundle = read_bundle(WEIGHTS / name)
+        return classifier_extractor(network(bundle, best_net(bundle)), name, "", device=torch.device("cpu"))
 
 
 def features(extractor: "Extractor", batches: "list[np.ndarray]") -> "tuple[np.ndarray, np.ndarray]":

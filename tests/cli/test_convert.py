@@ -187,7 +187,7 @@ def test_unknown_layouts_are_described(tmp_path: Path) -> None:
             {"block1.0.weight": torch.ones(4, 3, 9, 9)},
             r"1 tensors; the first is 'block1.0.weight' of shape \(4, 3, 9, 9\)",
         ),
-        ({"label_emb.weight": torch.ones(10, 10)}, "class-conditional, and no conditional family is known yet"),
+        ({"label_emb.weight": torch.ones(10, 10)}, "class-conditional, and is of none of the conditional families"),
         ({"epoch": 1}, "no state dict"),
         ([], "no state dict"),
         (torch.ones(3), "no state dict"),

@@ -182,6 +182,8 @@ def test_of_a_damaged_snapshot_it_says_so_and_takes_the_one_before(file, harm, w
     harm(tmp_path / "b" / "snapshots" / "000000.600" / file)
     warnings: list[str] = []
     train(request("gan", data, tmp_path / "b"), warnings)
+    # How the training goes is another matter.
+    warnings = [said for said in warnings if "snapshot" in said]
     assert len(set(warnings)) == 1
     assert "000000.600' is damaged" in warnings[0] and why in warnings[0] and "the one before" in warnings[0]
     assert_same_run(whole, tmp_path / "b")
@@ -279,4 +281,4 @@ def test_never_and_overwrite_and_another_runs_state(tmp_path: Path):
     # Replaced only on demand.
     train(request("gan", data, run, "seed=3", "kimg=0.2", overwrite=True))
     assert [p.name for p in kept(run)] == ["000000", "000000.200"]
-    assert [line["nimg"] for line in log(run)] == [40, 80, 120, 160, 200]
+    assert [line["nimg"] for line in log(run) if "step" in line] == [40, 80, 120, 160, 200]
