@@ -1,6 +1,7 @@
 """What a training run watches beside its losses: how varied its samples are, and what its log gives reason to fear."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from ganctl.train.diagnosis import Finding
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-SAMPLES, REALS = 256, 5000
-"""Images of each side that are looked at."""
+REALS = 5000
+"""Training images that are looked at at most."""
+SAMPLES, LEAST, SIDE = 256, 32, 64
+"""Samples: 256 of up to 64 px, fewer of larger ones, 32 at least: half of what the sample grid shows."""
 STEP = 250
 """Images at a time."""
 
@@ -42,9 +45,10 @@ class Watch:
         made = []
         # As many at a time as in training: more might not fit.
         step = min(STEP, max(self.recipe.train.batch_gpu or self.recipe.train.batch, 1))
-        for start in range(0, SAMPLES, step):
+        count = max(LEAST, min(SAMPLES, SAMPLES * SIDE**2 // math.prod(net.x.size)))
+        for start in range(0, count, step):
             with inference(device):
-                images = of_seeds(net, range(start, min(start + step, SAMPLES)), device)
+                images = of_seeds(net, range(start, min(start + step, count)), device)
             made.append(to_pixels(images, net.x.range))
         (real, real_kinds), (fake, fake_kinds) = self.real, features(extractor, made)
         return {name: round(value, 4) for name, value in variety(real, fake, real_kinds, fake_kinds).items()}
