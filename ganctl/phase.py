@@ -161,6 +161,16 @@ class SGD:
 Optimizer = Adam | RMSprop | SGD
 
 
+def falling(start: float, constant: float) -> Callable[[int, int], float]:
+    """`start` for the share `constant` of the run, then linearly to 0 at its end: an Adam's rate."""
+
+    def number(nimg: int, total: int) -> float:
+        left = max(0.0, 1 - nimg / total)
+        return start * min(1.0, left / (1 - constant)) if constant < 1 else start
+
+    return number
+
+
 def half_cosine(start: float, end: float, done: float) -> float:
     """From `start` to `end` as `done` goes from 0 to 1, flat at both; `end` beyond."""
     return start + (end - start) * (1 - math.cos(math.pi * min(done, 1.0))) / 2

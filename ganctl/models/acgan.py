@@ -9,9 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ganctl.config import config
-from ganctl.errors import UsageError
 from ganctl.losses.adversarial import log_loss_d, non_saturating_g
-from ganctl.nn.layers import dropout, halvings, init_normal, normal_prior
+from ganctl.nn.layers import class_given, doublings, dropout, halvings, init_normal, normal_prior
 from ganctl.nn.norm import BatchNorm
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate, Weight
@@ -62,14 +61,11 @@ class Generator(nn.Module):
         width = cfg.ngf * 2 ** (n - 1)
         self.shape = (width, base, base)
         self.linear = nn.Linear(cfg.z_dim + cfg.classes, width * base**2)
-        layers: list[nn.Module] = []
-        for i in range(n):
-            last = i == n - 1
-            out = cfg.channels if last else width // 2
-            layers.append(nn.ConvTranspose2d(width, out, 5, 2, 2, output_padding=1))
-            layers += [nn.Tanh()] if last else [BatchNorm(out), nn.ReLU()]
-            width = out
-        self.main = nn.Sequential(*layers)
+
+        def conv(inputs: int, outputs: int) -> nn.Module:
+            return nn.ConvTranspose2d(inputs, outputs, 5, 2, 2, output_padding=1)
+
+        self.main = doublings(n, width, cfg.channels, conv, BatchNorm)
         init_normal(self)
 
     def forward(self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"]) -> Float[Tensor, "n k h w"]:
@@ -80,9 +76,7 @@ class Generator(nn.Module):
         return normal_prior(seeds, self.z_dim)
 
     def sample(self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n k h w"]:
-        if c is None:
-            raise UsageError("no class given", f"the network was trained on {self.c.n} classes", "pass --class")
-        return self(z, c)
+        return self(z, class_given(c, self.c.n))
 
 
 class Discriminator(nn.Module):

@@ -14,7 +14,7 @@ from ganctl.errors import UsageError
 from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.losses.regularizers import orthogonality
 from ganctl.nn.attention import SelfAttention
-from ganctl.nn.layers import halvings, normal_prior, numbered_blocks, truncated_normal
+from ganctl.nn.layers import class_given, halvings, normal_prior, numbered_blocks, truncated_normal
 from ganctl.nn.norm import ConditionalBatchNorm, GainNorm, standing_statistics
 from ganctl.nn.projection import WIDTHS, ProjectionDiscriminator, UpBlock, attended, published_discriminator, widths
 from ganctl.nn.spectral import SNConv2d, SNLinear
@@ -127,9 +127,7 @@ class Generator(nn.Module):
     def sample(
         self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"] | None = None, *, psi: float = 1.0
     ) -> Float[Tensor, "n k h w"]:
-        if c is None:
-            raise UsageError("no class given", f"the network was trained on {self.c.n} classes", "pass --class")
-        return self(self.truncated(z, psi), self.shared(c))
+        return self(self.truncated(z, psi), self.shared(class_given(c, self.c.n)))
 
 
 @dataclass
@@ -149,23 +147,23 @@ def discriminator(cfg: Config) -> ProjectionDiscriminator:
     return ProjectionDiscriminator(*sizes, wide=True, attention=sides, eps=cfg.sn_eps)
 
 
-def generated(n: Nets, b: Batch, p: Progress) -> Float[Tensor, "n k h w"]:
+def generated(n: Any, b: Batch, p: Progress) -> Float[Tensor, "n k h w"]:
     """Images of the real batch's classes: they are distributed as the data's."""
     return n.G(p.normal(len(b.x), n.G.z_dim), n.G.shared(b.c))
 
 
-def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
+def d_loss(n: Any, b: Batch, p: Progress, loss: Loss) -> Terms:
     """E max(0, 1 - D(x, y)) + E max(0, 1 + D(G(z, y), y))  (appendix C: the hinge loss)."""
     with torch.no_grad():
         fake = generated(n, b, p)
-    return d_terms(cfg.loss, lambda x: n.D(x, b.c), b.x, fake, p)
+    return d_terms(loss, lambda x: n.D(x, b.c), b.x, fake, p)
 
 
-def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
+def g_loss(n: Any, b: Batch, p: Progress, loss: Loss, ortho: float) -> Terms:
     """-E D(G(z, y), y), and β Σ ‖WᵀW ⊙ (1 - I)‖²_F over G's weights, the shared embedding left out  (eq. 3)."""
-    terms = g_terms(cfg.loss, lambda x: n.D(x, b.c), b.x, generated(n, b, p), p)
-    if cfg.ortho:
-        terms["G_ortho"] = cfg.ortho * orthogonality(regularised(n.G))
+    terms = g_terms(loss, lambda x: n.D(x, b.c), b.x, generated(n, b, p), p)
+    if ortho:
+        terms["G_ortho"] = ortho * orthogonality(regularised(n.G))
     return terms
 
 
@@ -192,8 +190,8 @@ def stand(G: Any, passes: int) -> None:
 
 def phases(cfg: Config) -> list[Phase]:
     return [
-        Phase("D", ("D",), lambda n, b, p: d_loss(n, b, p, cfg), repeat=cfg.n_dis),
-        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg)),
+        Phase("D", ("D",), lambda n, b, p: d_loss(n, b, p, cfg.loss), repeat=cfg.n_dis),
+        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg.loss, cfg.ortho)),
     ]
 
 

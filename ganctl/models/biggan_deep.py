@@ -13,15 +13,14 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import UsageError
-from ganctl.losses.objective import Loss, d_terms, g_terms
-from ganctl.losses.regularizers import orthogonality
-from ganctl.models.biggan import regularised, stand
+from ganctl.losses.objective import Loss
+from ganctl.models.biggan import d_loss, g_loss, stand
 from ganctl.nn.attention import SelfAttention
-from ganctl.nn.layers import halvings, normal_prior, numbered_blocks, truncated_normal
+from ganctl.nn.layers import class_given, halvings, normal_prior, numbered_blocks, truncated_normal
 from ganctl.nn.norm import ConditionalBatchNorm, GainNorm
 from ganctl.nn.projection import WIDTHS, attended, widths
 from ganctl.nn.spectral import SNConv2d, SNEmbedding, SNLinear
-from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.phase import Adam, Optimizer, Phase
 from ganctl.published import biggan as published
 from ganctl.ranges import Count, Moment, Rate, Weight, Widths
 from ganctl.spec import Image, Label
@@ -167,9 +166,7 @@ class Generator(nn.Module):
     def sample(
         self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"] | None = None, *, psi: float = 1.0
     ) -> Float[Tensor, "n k h w"]:
-        if c is None:
-            raise UsageError("no class given", f"the network was trained on {self.c.n} classes", "pass --class")
-        return self(self.truncated(z, psi), self.shared(c), psi)
+        return self(self.truncated(z, psi), self.shared(class_given(c, self.c.n)), psi)
 
 
 def stage_widths(cfg: Config) -> tuple[int, ...]:
@@ -258,26 +255,6 @@ def build(cfg: Config) -> Nets:
     return Nets(Generator(cfg), Discriminator(cfg))
 
 
-def generated(n: Nets, b: Batch, p: Progress) -> Float[Tensor, "n k h w"]:
-    """Images of the real batch's classes: they are distributed as the data's."""
-    return n.G(p.normal(len(b.x), n.G.z_dim), n.G.shared(b.c))
-
-
-def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
-    """E max(0, 1 - D(x, y)) + E max(0, 1 + D(G(z, y), y))  (appendix C: the hinge loss)."""
-    with torch.no_grad():
-        fake = generated(n, b, p)
-    return d_terms(cfg.loss, lambda x: n.D(x, b.c), b.x, fake, p)
-
-
-def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
-    """-E D(G(z, y), y), and β Σ ‖WᵀW ⊙ (1 - I)‖²_F over G's weights, the shared embedding left out  (eq. 3)."""
-    terms = g_terms(cfg.loss, lambda x: n.D(x, b.c), b.x, generated(n, b, p), p)
-    if cfg.ortho:
-        terms["G_ortho"] = cfg.ortho * orthogonality(regularised(n.G))
-    return terms
-
-
 def settle(G: Generator, cfg: Config) -> None:
     """Standing statistics, before each snapshot."""
     stand(G, cfg.standing)
@@ -289,8 +266,8 @@ def phases(cfg: Config) -> list[Phase]:
         why = f"it has {cfg.statistics} rows of batch statistics, which training does not move"
         raise UsageError("cannot train this biggan_deep", why, "pass --set statistics=1 spectral=true")
     return [
-        Phase("D", ("D",), lambda n, b, p: d_loss(n, b, p, cfg), repeat=cfg.n_dis),
-        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg)),
+        Phase("D", ("D",), lambda n, b, p: d_loss(n, b, p, cfg.loss), repeat=cfg.n_dis),
+        Phase("G", ("G",), lambda n, b, p: g_loss(n, b, p, cfg.loss, cfg.ortho)),
     ]
 
 

@@ -10,9 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ganctl.config import config
-from ganctl.errors import UsageError
 from ganctl.losses.objective import Loss, d_terms, g_terms
-from ganctl.nn.layers import dropout, halvings, normal_prior, pixels
+from ganctl.nn.layers import class_given, dropout, halvings, normal_prior, pixels
 from ganctl.nn.norm import BatchNorm
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate
@@ -114,9 +113,7 @@ class Generator(nn.Module):
         return normal_prior(seeds, self.z_dim)
 
     def sample(self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n k h w"]:
-        if c is None:
-            raise UsageError("no class given", f"the network was trained on {self.c.n} classes", "pass --class")
-        return self(z, c)
+        return self(z, class_given(c, self.c.n))
 
 
 class Maxout(nn.Module):

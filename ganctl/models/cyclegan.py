@@ -18,7 +18,7 @@ from ganctl.nn.layers import for_pictures, init_normal
 from ganctl.nn.norm import NORMS, from_all_ranks, without_statistics
 from ganctl.nn.patchgan import PatchGAN
 from ganctl.nn.winograd import Conv3x3
-from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms, falling
 from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image
 
@@ -261,15 +261,7 @@ def phases(cfg: Config) -> list[Phase]:
 
 
 def optimizers(cfg: Config) -> dict[str, Optimizer]:
-    def rate(start: float, nimg: int, total: int) -> float:
-        """Constant, then linearly to 0 (sec. 4)."""
-        left = max(0.0, 1 - nimg / total)
-        return start * min(1.0, left / (1 - cfg.decay_from)) if cfg.decay_from < 1 else start
-
-    return {
-        "G": Adam(lambda nimg, total: rate(cfg.glr, nimg, total), cfg.beta1),
-        "D": Adam(lambda nimg, total: rate(cfg.dlr, nimg, total), cfg.beta1),
-    }
+    return {name: Adam(falling(lr, cfg.decay_from), cfg.beta1) for name, lr in (("G", cfg.glr), ("D", cfg.dlr))}
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import log_loss_d, non_saturating_g
-from ganctl.nn.layers import halvings, init_normal
+from ganctl.nn.layers import doublings, halvings, init_normal
 from ganctl.nn.norm import BatchNorm
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate, Weight
@@ -77,14 +77,11 @@ class Generator(nn.Module):
             *(nn.Linear(inputs, cfg.units), BatchNorm(cfg.units), nn.ReLU()),
             *(nn.Linear(cfg.units, inner), BatchNorm(inner), nn.ReLU()),
         )
-        layers: list[nn.Module] = []
-        for i in range(n):
-            last = i == n - 1
-            out = cfg.channels if last else width // 2
-            layers.append(nn.ConvTranspose2d(width, out, 4, 2, 1))
-            layers += [nn.Tanh()] if last else [BatchNorm(out), nn.ReLU()]
-            width = out
-        self.main = nn.Sequential(*layers)
+
+        def conv(inputs: int, outputs: int) -> nn.Module:
+            return nn.ConvTranspose2d(inputs, outputs, 4, 2, 1)
+
+        self.main = doublings(n, width, cfg.channels, conv, BatchNorm)
         init_normal(self)
 
     def forward(self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"]) -> Float[Tensor, "n k h w"]:

@@ -17,7 +17,7 @@ from ganctl.losses.adversarial import least_squares_d, least_squares_g
 from ganctl.losses.perceptual import VGG19, Perceptual
 from ganctl.nn.layers import halved, init_normal, uniform_from
 from ganctl.nn.norm import NORMS, from_all_ranks, without_statistics
-from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms, falling
 from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image
 
@@ -399,15 +399,7 @@ def phases(cfg: Config) -> list[Phase]:
 
 
 def optimizers(cfg: Config) -> dict[str, Optimizer]:
-    def rate(start: float, nimg: int, total: int) -> float:
-        """Constant, then linearly to 0 (appendix A)."""
-        left = max(0.0, 1 - nimg / total)
-        return start * min(1.0, left / (1 - cfg.decay_from)) if cfg.decay_from < 1 else start
-
-    return {
-        "G": Adam(lambda nimg, total: rate(cfg.glr, nimg, total), cfg.beta1),
-        "D": Adam(lambda nimg, total: rate(cfg.dlr, nimg, total), cfg.beta1),
-    }
+    return {name: Adam(falling(lr, cfg.decay_from), cfg.beta1) for name, lr in (("G", cfg.glr), ("D", cfg.dlr))}
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:

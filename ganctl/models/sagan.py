@@ -10,10 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ganctl.config import config
-from ganctl.errors import UsageError
 from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.nn.attention import SelfAttention
-from ganctl.nn.layers import halvings, normal_prior
+from ganctl.nn.layers import class_given, halvings, normal_prior
 from ganctl.nn.norm import BatchNorm, ConditionalBatchNorm
 from ganctl.nn.projection import ProjectionDiscriminator, UpBlock, attended, published_discriminator, widths
 from ganctl.nn.spectral import SNConv2d, SNLinear
@@ -104,9 +103,7 @@ class Generator(nn.Module):
         return normal_prior(seeds, self.z_dim)
 
     def sample(self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n k h w"]:
-        if c is None:
-            raise UsageError("no class given", f"the network was trained on {self.c.n} classes", "pass --class")
-        return self(z, c)
+        return self(z, class_given(c, self.c.n))
 
 
 @dataclass

@@ -11,9 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ganctl.config import config
-from ganctl.errors import UsageError
 from ganctl.losses.objective import Loss, d_terms, g_terms
-from ganctl.nn.layers import halvings, normal_prior
+from ganctl.nn.layers import class_given, halvings, normal_prior
 from ganctl.nn.norm import BatchNorm, ConditionalBatchNorm
 from ganctl.nn.projection import ProjectionDiscriminator, UpBlock, published_discriminator, widths
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
@@ -97,8 +96,8 @@ class Generator(nn.Module):
         xavier(self)
 
     def forward(self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n k h w"]:
-        if self.c is not None and c is None:
-            raise UsageError("no class given", f"the network was trained on {self.c.n} classes", "pass --class")
+        if self.c is not None:
+            c = class_given(c, self.c.n)
         y = self.linear(z).unflatten(1, (-1, self.base, self.base))
         for block in self.blocks:
             y = block(y, c)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ganctl.errors import UsageError
@@ -42,6 +42,13 @@ def truncated_normal(z: Tensor, psi: float) -> Tensor:
     outside = 0.022750131948179195  # Φ(-2)
     quantile = outside + torch.special.ndtr(z.double()) * (1 - 2 * outside)
     return (psi * torch.special.ndtri(quantile)).to(z.dtype)
+
+
+def class_given(c: Int[Tensor, " n"] | None, classes: int) -> Int[Tensor, " n"]:
+    """The classes of a conditional network's images. Raises UsageError where there are none."""
+    if c is None:
+        raise UsageError("no class given", f"the network was trained on {classes} classes", "pass --class")
+    return c
 
 
 def halvings(resolution: int) -> tuple[int, int]:
@@ -117,6 +124,19 @@ def mlp(sizes: Sequence[int], activation: nn.Module) -> list[nn.Module]:
     for i, (a, b) in enumerate(itertools.pairwise(sizes)):
         layers += [nn.Linear(a, b)] + ([activation] if i < len(sizes) - 2 else [])
     return layers
+
+
+def doublings(
+    n: int, width: int, channels: int, conv: Callable[[int, int], nn.Module], norm: Callable[[int], nn.Module]
+) -> nn.Sequential:
+    """A generator's n layers that double the side and halve the width: `conv`, norm and ReLU; the last to an image's
+    channels, with a tanh (DCGAN, fig. 1).
+    """
+    layers: list[nn.Module] = []
+    for _ in range(n - 1):
+        layers += [conv(width, width // 2), norm(width // 2), nn.ReLU()]
+        width //= 2
+    return nn.Sequential(*layers, conv(width, channels), nn.Tanh())
 
 
 def halved(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:

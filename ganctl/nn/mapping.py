@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ganctl.errors import UsageError
 from ganctl.nn.equalized import EqualizedLinear
+from ganctl.nn.layers import class_given
 from ganctl.nn.norm import rank_mean
 
 
@@ -14,9 +14,7 @@ def one_hot(c: Tensor | None, classes: int | None) -> Tensor | None:
     """Class indices [n] as rows [n, classes]; None for a network without classes. Raises UsageError for no class."""
     if classes is None:
         return None
-    if c is None:
-        raise UsageError("no class given", f"the network was trained on {classes} classes", "pass --class")
-    return F.one_hot(c, classes).float()
+    return F.one_hot(class_given(c, classes), classes).float()
 
 
 def normalized(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
