@@ -17,7 +17,7 @@ from ganctl.losses.adversarial import hinge_d, wasserstein_g
 from ganctl.losses.regularizers import logits_and_penalty
 from ganctl.nn.content_style import Decoder, at_least, content_encoder, init_kaiming, style_encoder
 from ganctl.nn.layers import mlp, numbered_convs
-from ganctl.nn.norm import instance_norm
+from ganctl.nn.norm import InstanceNorm
 from ganctl.phase import Batch, Optimizer, Phase, Progress, RMSprop, Terms
 from ganctl.published.content_style import renamed, sizes
 from ganctl.ranges import Count, Rate, Weight
@@ -81,7 +81,7 @@ class Generator(nn.Module):
         """Pixels that content and class encoder need: their last borders are reflected."""
         self.content = content_encoder(cfg.channels, cfg.ngf, cfg.content_downs, cfg.res_blocks)
         self.style = style_encoder(cfg.channels, cfg.ngf, cfg.style_downs, cfg.style_dim)
-        self.decoder = Decoder(cfg.channels, width, cfg.content_downs, cfg.res_blocks, instance_norm)
+        self.decoder = Decoder(cfg.channels, width, cfg.content_downs, cfg.res_blocks, InstanceNorm)
         hidden = [cfg.mlp_dim] * (cfg.mlp_layers - 1)
         self.mlp = nn.Sequential(*mlp([cfg.style_dim, *hidden, self.decoder.numbers], nn.ReLU()))
         init_kaiming(self)

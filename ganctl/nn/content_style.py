@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ganctl.nn.norm import instance_norm
+from ganctl.nn.norm import InstanceNorm
 
 Norm = Callable[[int], nn.Module]
 
@@ -40,7 +40,7 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        first, second = Conv(width, width, 3, instance_norm), Conv(width, width, 3, instance_norm, nn.Identity)
+        first, second = Conv(width, width, 3, InstanceNorm), Conv(width, width, 3, InstanceNorm, nn.Identity)
         self.convs = nn.ModuleList([first, second])
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
@@ -86,8 +86,8 @@ class LayerNorm(nn.Module):
 
 def content_encoder(channels: int, width: int, downs: int, blocks: int) -> nn.Sequential:
     """c7s1-k, then d2k, d4k … and residual blocks, all with instance norms: content keeps the place of things."""
-    layers: list[nn.Module] = [Conv(channels, width, 7, instance_norm)]
-    layers += [Conv(width << i, width << i + 1, 4, instance_norm) for i in range(downs)]
+    layers: list[nn.Module] = [Conv(channels, width, 7, InstanceNorm)]
+    layers += [Conv(width << i, width << i + 1, 4, InstanceNorm) for i in range(downs)]
     return nn.Sequential(*layers, nn.Sequential(*(Residual(width << downs) for _ in range(blocks))))
 
 

@@ -199,10 +199,6 @@ class InstanceNorm(nn.InstanceNorm2d):
         return super().forward(x)
 
 
-def instance_norm(channels: int) -> nn.Module:
-    return InstanceNorm(channels)
-
-
 def is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
@@ -227,4 +223,4 @@ def without_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in state.items() if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))}
 
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": BatchNorm, "instance": instance_norm}
+NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": BatchNorm, "instance": InstanceNorm}

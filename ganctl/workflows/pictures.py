@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,15 @@ from ganctl.io.progress import SILENT, Reporter
 from ganctl.workflows.recipe import Recipe
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ganctl.data import Dataset
     from ganctl.metrics.score import Score
     from ganctl.metrics.statistics import Stats
 
 CELLS = 64
+STEP = 250
+"""Images that are scored at a time."""
 PAIRS = 8
 
 
@@ -134,31 +139,35 @@ def code_space(net: Any, data: "Dataset", path: Path, device: Any) -> None:
     write_image(path, canvas)
 
 
+def samples(net: Any, n: int, step: int) -> "Iterator[np.ndarray]":
+    """Pictures uint8 [step, H, W, C] of a sampler's first n seeds, so many at a time, where its weights are."""
+    from ganctl.nn.drawing import of_seeds
+    from ganctl.nn.precision import inference
+
+    device = next(net.parameters()).device
+    for start in range(0, n, step):
+        with inference(device):
+            images = of_seeds(net, range(start, min(start + step, n)), device)
+        yield to_pixels(images, net.x.range)
+
+
 def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str, Any]) -> "list[Score]":
     """A metric of the sampler's first seeds against the training data, whose side is kept in `real`."""
     from ganctl.metrics import training
     from ganctl.metrics.catalog import METRICS
-    from ganctl.nn.drawing import of_seeds
-    from ganctl.nn.precision import inference
 
     device = next(net.parameters()).device
     if METRICS[metric].kind == "ppl":
         return training.path_length(metric, net, device=device)
     # fid5k, kid50k_full and their like fix their number of samples by name.
-    n, step = METRICS[metric].n if METRICS[metric].training else recipe.train.metric_images, 250
+    n = METRICS[metric].n if METRICS[metric].training else recipe.train.metric_images
+    assert n
     if METRICS[metric].moves:
         return training.equivariance(metric, net, n, device=device)
 
-    def samples() -> Any:
-        for start in range(0, n, step):
-            seeds = range(start, min(start + step, n))
-            with inference(device):
-                images = of_seeds(net, seeds, device)
-            yield to_pixels(images, net.x.range)
-
     if metric not in real:
         real[metric] = real_side(metric, data, device)
-    return training.score(metric, samples(), real[metric], device=device)
+    return training.score(metric, samples(net, n, STEP), real[metric], device=device)
 
 
 def real_side(metric: str, data: "Dataset", device: Any, reporter: Reporter = SILENT) -> "Stats | None":
@@ -182,8 +191,7 @@ def real_side(metric: str, data: "Dataset", device: Any, reporter: Reporter = SI
     with contextlib.suppress(UsageError):  # absent, or damaged: it is made again
         if training.fits(metric, found := read_stats(path), device=device, reporter=reporter):
             return found
-    step = 250
-    batches = (data.x[i : i + step] for i in range(0, len(data), step))
+    batches = (data.x[i : i + STEP] for i in range(0, len(data), STEP))
     made = training.prepare(metric, batches, device=device, reporter=reporter)
     if made:
         with contextlib.suppress(GanctlError):  # a cache that cannot be written costs time, nothing else

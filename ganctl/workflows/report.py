@@ -62,18 +62,23 @@ def write_report(run: Path, recipe: str, findings: Sequence["Finding"] = ()) -> 
         f.write(page(run.resolve().name, facts, curves, grids, recipe, run, findings))
 
 
-def read_curves(log: Path) -> dict[str, Points]:
-    """Every number that the log follows, by name. Lines that are cut short are left out."""
-    curves: dict[str, Points] = {}
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """The lines of log.jsonl, each with its `kimg`. Those that are cut short are left out."""
+    rows = []
     for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)
-            kimg = float(row["kimg"])
-        except (ValueError, KeyError, TypeError):
-            continue
+            rows.append({**row, "kimg": float(row["kimg"])})
+    return rows
+
+
+def read_curves(log: Path) -> dict[str, Points]:
+    """Every number that the log follows, by name."""
+    curves: dict[str, Points] = {}
+    for row in read_log(log):
         for name, value in row.items():
             if name not in NOT_CURVES and isinstance(value, int | float) and math.isfinite(value):
-                curves.setdefault(name, []).append((kimg, float(value)))
+                curves.setdefault(name, []).append((row["kimg"], float(value)))
     # Speed goes last: the losses are what one looks for.
     names = sorted(curves, key=lambda name: name in UNITS)
     return {name: thinned(curves[name], POINTS) for name in names}

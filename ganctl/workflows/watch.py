@@ -1,12 +1,13 @@
 """What a training run watches beside its losses: how varied its samples are, and what its log gives reason to fear."""
 
-import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ganctl.io.images import to_pixels
+from ganctl.workflows.pictures import STEP, samples
 from ganctl.workflows.recipe import Recipe
+from ganctl.workflows.report import read_log
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,8 +21,6 @@ REALS = 5000
 """Training images that are looked at at most."""
 SAMPLES, LEAST, SIDE = 256, 32, 64
 """Samples: 256 of up to 64 px, fewer of larger ones, 32 at least: half of what the sample grid shows."""
-STEP = 250
-"""Images at a time."""
 
 
 class Watch:
@@ -33,24 +32,20 @@ class Watch:
 
     def look(self, net: Any) -> dict[str, float]:
         """Of the sampler's first seeds; empty for networks that draw no samples."""
+        from ganctl.data import evenly
         from ganctl.metrics.variety import variety
-        from ganctl.nn.drawing import of_seeds
-        from ganctl.nn.precision import inference
 
         if not hasattr(net, "sample"):
             return {}
-        device, extractor = next(net.parameters()).device, self._classifier()
+        extractor = self._classifier()
         if self.real is None:
-            self.real = features(extractor, [self.data.x[:REALS][i : i + STEP] for i in range(0, REALS, STEP)])
-        made = []
+            # Classes lie one behind the other.
+            rows = evenly(len(self.data), min(REALS, len(self.data)))
+            self.real = features(extractor, (self.data.x[rows[i : i + STEP]] for i in range(0, len(rows), STEP)))
         # As many at a time as in training: more might not fit.
-        step = min(STEP, max(self.recipe.train.batch_gpu or self.recipe.train.batch, 1))
+        step = min(STEP, self.recipe.train.batch_gpu or self.recipe.train.batch)
         count = max(LEAST, min(SAMPLES, SAMPLES * SIDE**2 // math.prod(net.x.size)))
-        for start in range(0, count, step):
-            with inference(device):
-                images = of_seeds(net, range(start, min(start + step, count)), device)
-            made.append(to_pixels(images, net.x.range))
-        (real, real_kinds), (fake, fake_kinds) = self.real, features(extractor, made)
+        (real, real_kinds), (fake, fake_kinds) = self.real, features(extractor, samples(net, count, step))
         return {name: round(value, 4) for name, value in variety(real, fake, real_kinds, fake_kinds).items()}
 
     def _classifier(self) -> "Extractor":
@@ -68,13 +63,13 @@ class Watch:
         return classifier_extractor(network(bundle, best_net(bundle)), name, "", device=torch.device("cpu"))
 
 
-def features(extractor: "Extractor", batches: "list[np.ndarray]") -> "tuple[np.ndarray, np.ndarray]":
+def features(extractor: "Extractor", batches: "Iterable[np.ndarray]") -> "tuple[np.ndarray, np.ndarray]":
     """Features [N, D] and classes [N] of batches uint8 [n, H, W, C]."""
     import numpy as np
     import torch
 
     assert extractor.logits is not None
-    rows = torch.cat([extractor.extract([extractor.prepare(x) for x in batch]) for batch in batches if len(batch)])
+    rows = torch.cat([extractor.extract([extractor.prepare(x) for x in batch]) for batch in batches])
     return rows.numpy().astype(np.float64), extractor.logits(rows).argmax(1).numpy()
 
 
@@ -82,6 +77,5 @@ def findings(log: Path, recipe: Recipe) -> "list[Finding]":
     """What the run's log gives reason to fear."""
     from ganctl.train.diagnosis import diagnose
 
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     loss = getattr(recipe.config, "loss", None)
-    return diagnose(rows, kimg=recipe.train.kimg, loss=loss, aug=recipe.train.aug)
+    return diagnose(read_log(log), kimg=recipe.train.kimg, loss=loss, aug=recipe.train.aug)

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from ganctl.data import Dataset
 from ganctl.metrics.variety import variety
 from ganctl.phase import Batch
 from ganctl.train.diagnosis import diagnose
 from ganctl.train.loop import TrainConfig, drain, networks, train_step
 from ganctl.train.overfitting import answers, measure
+from ganctl.workflows import watch
+from ganctl.workflows.recipe import resolve
 from tests.models.test_contract import state_of, tiny
 
 
@@ -111,3 +114,14 @@ def test_held_out_images_are_judged_without_a_trace(name: str) -> None:
     after = [t for net in networks(nets).values() for t in net.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert torch.equal(drawn, state.progress.rng.get_state()) and not state.progress.answers
+
+
+def test_real_images_of_every_class_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of classes lie one behind the other: the first images are all of the first class."""
+    monkeypatch.setattr(watch, "REALS", 4)
+    seen = []
+    monkeypatch.setattr(watch, "features", lambda _, batches: (seen.append(list(batches)), (np.eye(9), None))[1])
+    pixels = np.repeat(np.arange(8, dtype=np.uint8), 2).reshape(16, 1, 1, 1) * np.ones((1, 16, 16, 1), np.uint8)
+    _, _, nets = tiny("gan")
+    watch.Watch(resolve("gan", {}, []), Dataset(pixels)).look(nets.G)
+    assert [int(image.max()) for image in seen[0][0]] == [1, 3, 5, 7]
