@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import log_loss_d, non_saturating_g
-from ganctl.nn.layers import mlp, pixels
+from ganctl.nn.layers import class_given, mlp, pixels
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate, Weight, Widths
 from ganctl.spec import Image, Label
@@ -123,7 +123,7 @@ class AAE(nn.Module):
         return self.codes(x)[1]
 
     def decode(self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
-        y = z.new_zeros(len(z), 0) if c is None or self.c is None else one_hot(c, self.c.n, z)
+        y = z.new_zeros(len(z), 0) if self.c is None else one_hot(class_given(c, self.c.n), self.c.n, z)
         return 2 * self.pixels(z, y) - 1
 
     def p(
