@@ -1,4 +1,4 @@
-"""What a training takes from elsewhere and leaves as it is: the VGG of a perceptual loss, AdaIN's encoder."""
+"""What networks get before a run's first step: the VGG of a perceptual loss, AdaIN's encoder, a look at the data."""
 
 import contextlib
 from operator import attrgetter
@@ -10,10 +10,14 @@ from ganctl.io.progress import SILENT, Reporter
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ganctl.data import Dataset
     from ganctl.train.loop import State
+    from ganctl.workflows.recipe import Recipe
 
 PREFIXES = ("features.", "layers.")
 """Of convolutions beside a classifier: torchvision's, and ours."""
+SEEN = 128
+"""Images of a look at the data."""
 
 
 def fill(module: Any, cfg: Any, state: "State", *, resumed: bool, reporter: Reporter = SILENT) -> None:
@@ -37,6 +41,19 @@ def fill(module: Any, cfg: Any, state: "State", *, resumed: bool, reporter: Repo
         load_into(net, wanted, where=f"of {quoted(ref)}", hint=hint)
         if owner == next(iter(saved)):
             state.ema.load_state_dict(saved[owner].state_dict())
+
+
+def prepare(module: Any, recipe: "Recipe", state: "State", data: "Dataset") -> None:
+    """Lets a family that asks for it (`prepare`) fit new networks to the first images, the same on all ranks."""
+    if not hasattr(module, "prepare"):
+        return
+    from ganctl.data.loader import batches
+    from ganctl.train.loop import networks, split
+
+    side = recipe.config.resolution
+    first = next(batches(data, recipe.data, size=SEEN, resolution=side, seed=recipe.train.seed))
+    module.prepare(state.nets, *split(first, None, state.progress.device), recipe.config)
+    state.ema.load_state_dict(next(iter(networks(state.nets).values())).state_dict())
 
 
 def features(ref: str, reporter: Reporter = SILENT) -> "dict[str, Tensor]":

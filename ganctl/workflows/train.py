@@ -207,7 +207,7 @@ def _open(plan: Plan, request: TrainRequest, device: Any, reporter: Reporter, on
     from ganctl.load import family
     from ganctl.nn.precision import computes_in
     from ganctl.train import checkpoint, distributed
-    from ganctl.workflows.given import fill
+    from ganctl.workflows.given import fill, prepare
     from ganctl.workflows.session import Session
 
     held = contextlib.ExitStack()
@@ -226,6 +226,8 @@ def _open(plan: Plan, request: TrainRequest, device: Any, reporter: Reporter, on
             scores = checkpoint.restore(start, state)
         elif plan.recipe.train.init_from:
             transfer(plan.recipe.train.init_from, state, plan.recipe, reporter)
+        else:
+            prepare(family(plan.recipe.model), plan.recipe, state, data)
         session = Session(plan.recipe, plan.run, state, data, scores, reporter, on_tick, held)
         # Nothing is written before every rank has read what is there.
         distributed.barrier()

@@ -6,6 +6,7 @@ deviation (0.229, 0.224, 0.225).
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -109,3 +110,26 @@ def reflected_vgg19(channels: int = 3, width: int = 64) -> nn.Sequential:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return nn.Sequential(*layers[:RELU4_1])
+
+
+@torch.no_grad()
+def normalise(layers: nn.Sequential, x: Float[Tensor, "n c h w"]) -> None:
+    """Scales each 3x3 filter so that its mean after the ReLU, over images and positions, is 1; a dead one stays.
+
+    Gatys, Ecker & Bethge, Image Style Transfer Using Convolutional Neural Networks, 2016, sec. 2. The next layer takes
+    the scale back, so what the last one tells apart stays the same.
+    """
+    scale = None
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+            assert layer.bias is not None
+            if scale is not None:
+                layer.weight *= scale[:, None, None]
+            x = layer(x)
+            mean = F.relu(x).mean((0, 2, 3))
+            scale = torch.where(mean > 1e-6, mean, 1.0)
+            layer.weight /= scale[:, None, None, None]
+            layer.bias /= scale
+            x = x / scale[:, None, None]
+        else:
+            x = layer(x)
