@@ -115,11 +115,24 @@ def network(bundle: Bundle, net: str) -> Any:
         module = family(bundle.model)
         cfg = parse(module.Config, bundle.config, where=f"the config in {quoted(bundle.path / 'model.json')}")
         built = getattr(skeleton(module, cfg), net.removesuffix("_ema"))
+        state = bundle.state(net)
+        _as_trained(built, state)
     except UsageError as e:
         hint = "the bundle is damaged, or of another ganctl version"
         raise WeightsError(f"cannot use bundle {quoted(bundle.path)}", f"{e.what}: {e.why}", hint) from e
-    load_into(built, bundle.state(net), where=f"{quoted(bundle.path)} ({net})")
+    load_into(built, state, where=f"{quoted(bundle.path)} ({net})")
     return built.eval().requires_grad_(False)
+
+
+def _as_trained(net: Any, state: Mapping[str, Any]) -> None:
+    """Spectral normalisation, where a training put it on a network of a family that has none."""
+    import torch
+
+    from ganctl.nn.spectral import divide, is_divided
+
+    if is_divided(state):
+        with torch.device("meta"):
+            divide(net)
 
 
 def skeleton(module: ModuleType, cfg: Any) -> Any:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ganctl.config import config
-from ganctl.losses.adversarial import log_loss_d, non_saturating_g
+from ganctl.losses.objective import Judge, Loss, d_terms, g_terms
 from ganctl.nn.layers import class_given, doublings, dropout, halvings, init_normal, normal_prior
 from ganctl.nn.norm import BatchNorm
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
@@ -18,6 +18,7 @@ from ganctl.spec import Image, Label
 
 TRAIN = {"batch": 100}
 """Table 2."""
+AUGMENTS = ASKS = True
 
 
 @config
@@ -36,6 +37,10 @@ class Config:
     """Width of G's last hidden layer, doubled towards the input (table 2: 384, 192, 96)."""
     ndf: Count = 16
     """Width of D's first layer, doubled with every layer (table 2: 16 to 512)."""
+    d_batch_norm: bool = True
+    """False leaves it out of D, as a penalty on D's gradient at single images needs it."""
+    loss: Loss = "non_saturating"
+    """L_S (eq. 2); G's as Goodfellow et al. 2014, sec. 3, have it."""
     class_weight: Weight = 1.0
     """Of L_C beside L_S: 1 (sec. 3)."""
     drop: Moment = 0.5
@@ -94,7 +99,7 @@ class Discriminator(nn.Module):
         for i in range(2 * n):
             out = cfg.ndf * 2**i
             self.convs.append(nn.Conv2d(width, out, 3, 2 - i % 2, 1))
-            self.norms.append(BatchNorm(out) if i else nn.Identity())
+            self.norms.append(BatchNorm(out) if i and cfg.d_batch_norm else nn.Identity())
             width = out
         self.out = nn.Linear(width * base**2, 1 + cfg.classes)
         init_normal(self)
@@ -116,6 +121,18 @@ def build(cfg: Config) -> Nets:
     return Nets(Generator(cfg), Discriminator(cfg))
 
 
+def judge(n: Nets, p: Progress) -> tuple[Judge, list[Tensor]]:
+    """D's logits of S alone, and a list that holds those of C, of each batch of images that it was asked about."""
+    classes: list[Tensor] = []
+
+    def source(x: Tensor) -> Tensor:
+        logits, of_classes = n.D(x, p)
+        classes.append(of_classes)
+        return logits
+
+    return source, classes
+
+
 def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """max_D L_S + L_C: L_S = E log P(S = real|x) + E log P(S = fake|G(c, z))  (eq. 2),
 
@@ -124,18 +141,19 @@ def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     assert b.c is not None
     with torch.no_grad():
         fake = n.G(p.normal(len(b.x), n.G.z_dim), b.c)
-    (real_source, real_class), (fake_source, fake_class) = n.D(b.x, p), n.D(fake, p)
-    return {
-        "D_loss": log_loss_d(real_source, fake_source),
-        "D_class": cfg.class_weight * (F.cross_entropy(real_class, b.c) + F.cross_entropy(fake_class, b.c)),
-    }
+    D, classes = judge(n, p)
+    terms = d_terms(cfg.loss, D, b.x, fake, p)
+    real_class, fake_class, *_ = classes
+    both = F.cross_entropy(real_class, b.c) + F.cross_entropy(fake_class, b.c)
+    return {**terms, "D_class": cfg.class_weight * both}
 
 
 def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """max_G L_C - L_S  (sec. 3), the second as Goodfellow et al. 2014, sec. 3, have it: E log P(S = real|G(c, z))."""
     assert b.c is not None
-    source, classes = n.D(n.G(p.normal(len(b.x), n.G.z_dim), b.c), p)
-    return {"G_loss": non_saturating_g(source), "G_class": cfg.class_weight * F.cross_entropy(classes, b.c)}
+    D, classes = judge(n, p)
+    terms = g_terms(cfg.loss, D, b.x, n.G(p.normal(len(b.x), n.G.z_dim), b.c), p)
+    return {**terms, "G_class": cfg.class_weight * F.cross_entropy(classes[0], b.c)}
 
 
 def phases(cfg: Config) -> list[Phase]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import UsageError
-from ganctl.losses.adversarial import log_loss_d, non_saturating_g
+from ganctl.losses.objective import Judge, Loss, d_terms, g_terms
 from ganctl.nn.layers import doublings, halvings, init_normal
 from ganctl.nn.norm import BatchNorm
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
@@ -22,6 +22,9 @@ from ganctl.spec import Image, Label
 
 TRAIN = {"batch": 128}
 """The authors' code; the paper does not say."""
+AUGMENTS = ASKS = True
+HEAD = "D"
+"""Of Discriminator, the layer that gives D's logit."""
 
 
 @config
@@ -44,6 +47,10 @@ class Config:
     """Width of D's first layer, doubled at every halving (table 1)."""
     units: Count = 1024
     """Of the fully connected layers of G and D (table 1)."""
+    d_batch_norm: bool = True
+    """False leaves it out of D and Q, as a penalty on D's gradient at single images needs it."""
+    loss: Loss = "non_saturating"
+    """The value function of D and G in eq. 6; G's as Goodfellow et al. 2014, sec. 3, have it."""
     lam: Weight = 1.0
     """λ of the mutual information with the categorical code (eq. 6; appendix C: 1) …"""
     lam_continuous: Weight = 1.0
@@ -113,15 +120,19 @@ class Discriminator(nn.Module):
     def __init__(self, cfg: Config) -> None:
         super().__init__()
         n, base = halvings(cfg.resolution)
+
+        def norm(width: int) -> nn.Module:
+            return BatchNorm(width) if cfg.d_batch_norm else nn.Identity()
+
         layers: list[nn.Module] = []
         width = cfg.channels
         for i in range(n):
             out = cfg.ndf * 2**i
-            layers += [nn.Conv2d(width, out, 4, 2, 1), *([BatchNorm(out)] if i else []), nn.LeakyReLU(0.1)]
+            layers += [nn.Conv2d(width, out, 4, 2, 1), *([norm(out)] if i else []), nn.LeakyReLU(0.1)]
             width = out
-        layers += [nn.Flatten(), nn.Linear(width * base**2, cfg.units), BatchNorm(cfg.units), nn.LeakyReLU(0.1)]
+        layers += [nn.Flatten(), nn.Linear(width * base**2, cfg.units), norm(cfg.units), nn.LeakyReLU(0.1)]
         self.main, self.D = nn.Sequential(*layers), nn.Linear(cfg.units, 1)
-        self.Q = nn.Sequential(nn.Linear(cfg.units, 128), BatchNorm(128), nn.LeakyReLU(0.1))
+        self.Q = nn.Sequential(nn.Linear(cfg.units, 128), norm(128), nn.LeakyReLU(0.1))
         self.categorical, self.means = nn.Linear(128, cfg.categories), nn.Linear(128, cfg.continuous)
         init_normal(self)
 
@@ -160,22 +171,36 @@ def information(logits: Tensor, means: Tensor, c: Tensor, continuous: Tensor, cf
     return {"mi": cfg.lam * F.cross_entropy(logits, c), "mi_continuous": cfg.lam_continuous * squared}
 
 
+def judge(n: Nets) -> tuple[Judge, list[tuple[Tensor, Tensor]]]:
+    """D's logits alone, and a list that holds Q's answers, of each batch of images that both were asked about."""
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def source(x: Tensor) -> Tensor:
+        logits, *of_codes = n.D(x)
+        found.append((of_codes[0], of_codes[1]))
+        return logits
+
+    return source, found
+
+
 def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """max_D E log D(x) + E log(1 - D(G(z, c))), and max_Q λ L_I(G, Q)  (eq. 6)."""
     z, c, continuous = codes(n, len(b.x), p)
     with torch.no_grad():
         fake = n.G(z, c)
-    source, logits, means = n.D(fake)
-    terms = information(logits, means, c, continuous, cfg)
-    return {"D_loss": log_loss_d(n.D(b.x)[0], source), **{f"Q_{name}": term for name, term in terms.items()}}
+    D, found = judge(n)
+    terms = d_terms(cfg.loss, D, b.x, fake, p)
+    (logits, means) = found[1]
+    return terms | {f"Q_{k}": term for k, term in information(logits, means, c, continuous, cfg).items()}
 
 
 def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """max_G E log D(G(z, c)) + λ L_I(G, Q)  (eq. 6; Goodfellow et al. 2014, sec. 3)."""
     z, c, continuous = codes(n, len(b.x), p)
-    source, logits, means = n.D(n.G(z, c))
-    terms = information(logits, means, c, continuous, cfg)
-    return {"G_loss": non_saturating_g(source), **{f"G_{name}": term for name, term in terms.items()}}
+    D, found = judge(n)
+    terms = g_terms(cfg.loss, D, b.x, n.G(z, c), p)
+    (logits, means) = found[0]
+    return terms | {f"G_{k}": term for k, term in information(logits, means, c, continuous, cfg).items()}
 
 
 def mutual_information(logits: Float[Tensor, "n q"], c: Int[Tensor, " n"]) -> float:

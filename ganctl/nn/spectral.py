@@ -1,8 +1,11 @@
 """Spectral normalisation: Miyato, Kataoka, Koyama & Yoshida, 2018. arXiv:1802.05957."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 
 class SpectralConv(nn.Module):
@@ -107,3 +110,57 @@ def _weight(layer: SNConv2d | SNLinear | SNEmbedding) -> Tensor:
     if not layer.spectral:
         return layer.weight
     return singular(layer.weight, layer.get_buffer("u0"), layer.eps, training=layer.training)
+
+
+class Divided(nn.Module):
+    """W → W / σ(W), σ = uᵀ W v, W as [out, rest]  (eq. 8): for a plain layer's weight. In training each use takes one
+    step of power iteration (alg. 1); in evaluation the stored u and v are used as they are. In float32.
+    """
+
+    WARM = 15
+    """Steps before the first use, as PyTorch takes: a network is drawn from before it is trained."""
+
+    def __init__(self, weight: Tensor, *, transposed: bool) -> None:
+        super().__init__()
+        self.transposed = transposed
+        matrix = self.matrix(weight.detach())
+        self.register_buffer("u", F.normalize(torch.randn(matrix.shape[0]), dim=0))
+        self.register_buffer("v", F.normalize(torch.randn(matrix.shape[1]), dim=0))
+        for _ in range(self.WARM):
+            self.step(matrix)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        return (weight.transpose(0, 1) if self.transposed else weight).flatten(1)
+
+    @torch.no_grad()
+    def step(self, matrix: Tensor) -> None:
+        u, v = self.get_buffer("u"), self.get_buffer("v")
+        v.copy_(F.normalize(matrix.T @ u, dim=0, eps=1e-12))
+        u.copy_(F.normalize(matrix @ v, dim=0, eps=1e-12))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            matrix = self.matrix(weight)
+            if self.training:
+                self.step(matrix)
+            # Clones: the graph of this use still reads them when the next one has taken its step.
+            return weight / torch.dot(self.get_buffer("u").clone(), matrix @ self.get_buffer("v").clone())
+
+
+PLAIN = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+OWN = (SpectralConv, SNConv2d, SNLinear, SNEmbedding)
+"""Layers that divide their weight themselves."""
+SUFFIX = ".parametrizations.weight.original"
+"""Ends the name of a weight that is divided, in a state dict."""
+
+
+def divide(net: nn.Module) -> None:
+    """Makes every convolution and linear map of a network one by W / σ(W)."""
+    for layer in [m for m in net.modules() if isinstance(m, PLAIN)]:
+        divided = Divided(layer.weight, transposed=isinstance(layer, nn.ConvTranspose2d))
+        parametrize.register_parametrization(layer, "weight", divided, unsafe=True)
+
+
+def is_divided(names: Iterable[str]) -> bool:
+    """Whether a state dict of these names is of a network that `divide` changed."""
+    return any(name.endswith(SUFFIX) for name in names)

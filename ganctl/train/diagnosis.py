@@ -106,7 +106,7 @@ def _losing(rows: Sequence[Row], loss: str | None) -> Finding | None:
 
 def _collapsed(rows: Sequence[Row], kimg: float) -> Finding | None:
     settled = [row for row in rows if isinstance(k := row.get("kimg"), int | float) and k >= SETTLED * kimg]
-    hint = "pass --loss relativistic with --set 'penalties={r1: 10}', or a lower --glr; wgan_gp collapses less"
+    hint = "pass --set minibatch_std=4, --loss relativistic with --set 'penalties={r1: 10}', or a lower --glr"
     variety, repeats = values(settled, "variety")[-2:], values(settled, "repeats")[-2:]
     if len(variety) == 2 and max(variety) < UNIFORM:
         words = f"modes are missing: generated images are {variety[-1]:.0%} as varied as the training images"

@@ -16,8 +16,10 @@ from ganctl.losses.perceptual import Perceptual
 from ganctl.losses.regularizers import clip_weights
 from ganctl.nn.augment import LAWS, SETS, augment, every, translated
 from ganctl.nn.diffaugment import diffaugment
+from ganctl.nn.minibatch_std import append_std
 from ganctl.nn.norm import from_all_ranks
 from ganctl.nn.precision import lowered
+from ganctl.nn.spectral import divide
 from ganctl.phase import Asked, Batch, Nets, Optimizer, Phase, Progress, area, as_they_are, half_cosine
 from ganctl.train import distributed, ema, optim
 from ganctl.train.ada import Ada, Pace, step
@@ -83,6 +85,12 @@ class TrainConfig:
     """Added to D's loss, each with its weight: r1, r2, gp, gp_one_sided, gp_zero; clip is the bound of D's weights."""
     penalty_every: int = 1
     """Lazily: the penalties every k-th step, k times as strong (StyleGAN2, sec. 3.1)."""
+    n_critic: int | None = None
+    """Steps of D for each of G (WGAN, alg. 1), of families without a number of their own for that."""
+    spectral_norm: Literal["D", "both"] | None = None
+    """Every convolution and linear map of D, or of G too, by W / σ(W) (Miyato et al. 2018)."""
+    minibatch_std: int | None = None
+    """D's last layer also sees how varied a batch is, in groups of so many (Karras et al. 2018, sec. 3)."""
     freezed: int = 0
     """Layers of D, from the image on, that keep their weights (Mo et al. 2020): for training from another model."""
     init_from: str | None = None
@@ -107,8 +115,10 @@ class TrainConfig:
         for name, weight in self.penalties.items():
             if name not in PENALTIES or not 0 < weight < math.inf:
                 raise ValueError(f"penalties gives weights above 0 to some of {', '.join(PENALTIES)}")
-        if self.penalty_every < 1:
-            raise ValueError("penalty_every is 1 or more")
+        if self.penalty_every < 1 or (self.n_critic is not None and self.n_critic < 1):
+            raise ValueError("penalty_every and n_critic are 1 or more")
+        if self.minibatch_std is not None and self.minibatch_std < 2:
+            raise ValueError("minibatch_std is 2 or more: of one image nothing deviates")
         if not 0 <= self.burn_in_kimg < math.inf:
             raise ValueError("burn_in_kimg must be 0 or more, and finite")
         if self.batch_gpu is not None and (self.batch_gpu <= 0 or self.batch % self.batch_gpu):
@@ -232,12 +242,32 @@ def asked(cfg: TrainConfig) -> Asked:
     return Asked(cfg.real_labels, cfg.fake_labels, cfg.g_label, cfg.penalties, cfg.penalty_every)
 
 
-def clipped(phases: list[Phase], cfg: TrainConfig) -> list[Phase]:
-    """The phases, D's weights cut after each update of D where the run's penalties say so."""
-    if "clip" not in cfg.penalties:
-        return phases
-    bound = cfg.penalties["clip"]
-    return [replace(f, after=lambda n: clip_weights(n.D, bound)) if f.updates == ("D",) else f for f in phases]
+def adapted(phases: list[Phase], cfg: TrainConfig) -> list[Phase]:
+    """The phases as the run asks: so many steps of D, and its weights cut after each."""
+    changes: dict[str, Any] = {}
+    if cfg.n_critic is not None:
+        changes["repeat"] = cfg.n_critic
+    if (bound := cfg.penalties.get("clip")) is not None:
+        changes["after"] = lambda n: clip_weights(n.D, bound)
+    return [replace(f, **changes) if f.updates == ("D",) else f for f in phases]
+
+
+def last_layer(D: nn.Module, name: str | None = None) -> nn.Linear | nn.Conv2d | None:
+    """The plain layer that gives D's logit, which a family may name; None where it is of another kind."""
+    inside = D.get_submodule(name) if name else D
+    layers = [m for m in inside.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    return layers[-1] if layers else None
+
+
+def equip(nets: Nets, cfg: TrainConfig, head: str | None = None) -> None:
+    """Changes new networks as the run asks; `head` names D's last layer where it is not the last one there is."""
+    if cfg.minibatch_std is not None:
+        layer = last_layer(nets.D, head)
+        assert layer is not None
+        append_std(layer, cfg.minibatch_std)
+    if cfg.spectral_norm is not None:
+        for net in (nets.D, nets.G) if cfg.spectral_norm == "both" else (nets.D,):
+            divide(net)
 
 
 def risen(cfg: TrainConfig, nimg: int) -> float:

@@ -150,6 +150,7 @@ def _check(recipe: Recipe, module: Any) -> None:
     if recipe.train.aug != "none" and not getattr(module, "AUGMENTS", False):
         raise UsageError(f"cannot use --aug {recipe.train.aug} with {recipe.model}", "its losses do not augment")
     _check_objective(recipe, module)
+    _check_networks(recipe, module)
     if recipe.train.freezed and not hasattr(module, "first_layers"):
         why = "its discriminator's layers cannot be frozen one by one"
         raise UsageError(f"cannot use --freezed with {recipe.model}", why, "leave it out")
@@ -208,6 +209,42 @@ def _check_objective(recipe: Recipe, module: Any) -> None:
         raise UsageError(f"cannot use --aug ada with {model}", why, "pass --aug diffaug, or another --loss")
 
 
+def _check_networks(recipe: Recipe, module: Any) -> None:
+    """Raises UsageError for changes of D, G and their steps that cannot be, or would change nothing."""
+    train, cfg, model = recipe.train, recipe.config, recipe.model
+    wanted = [k for k in ("n_critic", "spectral_norm", "minibatch_std") if getattr(train, k) is not None]
+    if not wanted:
+        return
+    if not getattr(module, "ASKS", False):
+        why = "its networks and their steps are fixed by its paper"
+        raise UsageError(f"cannot use {', '.join(wanted)} with {model}", why, "leave it out")
+    own = next((k for k in ("n_critic", "n_dis", "k") if hasattr(cfg, k)), None)
+    if train.n_critic is not None and own:
+        raise UsageError(
+            f"cannot use n_critic with {model}", f"its own {own} does that", f"pass --set {own}={train.n_critic}"
+        )
+    from ganctl.load import skeleton
+    from ganctl.nn.spectral import OWN
+    from ganctl.train.loop import last_layer
+
+    nets = skeleton(module, cfg)
+    if train.minibatch_std is not None and last_layer(nets.D, getattr(module, "HEAD", None)) is None:
+        why = "its D ends in a projection on the class or a normalised layer, beside which there is no place"
+        raise UsageError(f"cannot use minibatch_std with {model}", why, "leave it out")
+    if train.spectral_norm is None:
+        return
+    what = f"cannot use spectral_norm with {model}"
+    if hasattr(cfg, "clip") or "clip" in train.penalties:
+        hint = "leave the clip out" if not hasattr(cfg, "clip") else "train dcgan with --loss wasserstein"
+        raise UsageError(what, "clip bounds the weights before they are divided, which undoes it", hint)
+    if getattr(cfg, "d_batch_norm", False):
+        why = "D's batch norm divides by its own scale, which undoes it"
+        raise UsageError(what, why, "pass --set d_batch_norm=false")
+    for name in ("D", "G") if train.spectral_norm == "both" else ("D",):
+        if any(isinstance(m, OWN) for m in getattr(nets, name).modules()):
+            raise UsageError(what, f"its {name} is spectrally normalised already", "leave it out")
+
+
 def _check_dtype(recipe: Recipe, module: Any) -> None:
     """Raises UsageError for a number format in which these networks cannot be trained."""
     dtype, cfg = recipe.train.dtype, recipe.config
@@ -228,10 +265,11 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _place(key: str, classes: Mapping[str, type]) -> tuple[str, str]:
-    """The section and field of `config.ngf`, or of a bare `ngf` that only one section has."""
+    """The section and field of `config.ngf`, or of a bare `ngf`: the family's where it has one of that name."""
     section, dot, name = key.rpartition(".")
     found = [s for s, cls in classes.items() if (not dot or s == section) and name in {f.name for f in fields(cls)}]
-    if len(found) == 1:
+    # What a family has as a number of its own (n_critic) goes before what any run may be asked.
+    if found:
         return found[0], name
     known = {f"{s}.{f.name}": f.name for s, cls in classes.items() for f in fields(cls)}
     near = did_you_mean(key, known) or did_you_mean(name, known.values())

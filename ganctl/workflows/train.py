@@ -261,7 +261,7 @@ def _fit(session: "Session", stop: Stop) -> None:
     from ganctl.data.loader import batches
     from ganctl.load import family
     from ganctl.train.checkpoint import snapshots
-    from ganctl.train.loop import clipped, fit
+    from ganctl.train.loop import adapted, fit
 
     p, recipe = session.state.progress, session.recipe
     stream = batches(
@@ -279,7 +279,7 @@ def _fit(session: "Session", stop: Stop) -> None:
     try:
         finished = fit(
             session.state,
-            clipped(family(recipe.model).phases(recipe.config), recipe.train),
+            adapted(family(recipe.model).phases(recipe.config), recipe.train),
             stream,
             recipe.train,
             on_tick=session.tick,
@@ -343,7 +343,7 @@ def new_state(recipe: Recipe, device: Any) -> "State":
     from ganctl.phase import Progress
     from ganctl.train import distributed, optim
     from ganctl.train.ada import Ada
-    from ganctl.train.loop import State, asked, augmentation, networks, strength, variation
+    from ganctl.train.loop import State, asked, augmentation, equip, networks, strength, variation
 
     module = family(recipe.model)
     world = distributed.world()
@@ -355,6 +355,7 @@ def new_state(recipe: Recipe, device: Any) -> "State":
         )
     torch.manual_seed(recipe.train.seed)
     nets = module.build(recipe.config)
+    equip(nets, recipe.train, getattr(module, "HEAD", None))
     for net in vars(nets).values():
         if net is not None:
             net.train().to(device)
