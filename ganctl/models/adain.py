@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import UsageError
-from ganctl.nn.features.vgg import RELU4_1, reflected_vgg19, standardise
+from ganctl.nn.features.vgg import RELU4_1, reflected_vgg19
 from ganctl.nn.layers import fixed
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Rate, Weight
@@ -25,7 +25,6 @@ SIZE_FROM_DATA = False
 SMALLEST = 9
 """Pixels: below, the reflected border at relu4_1 would be as wide as what it reflects."""
 EPS = 1e-5
-RANDOM = "random"
 
 
 @config
@@ -37,8 +36,7 @@ class Config:
     width: Count = 64
     """Channels of the encoder's first block: VGG-19 has 64, and the decoder mirrors it (sec. 5.1)."""
     encoder: Annotated[str, MaxLen(4096)] = "adain-vgg-normalised"
-    """Whose convolutions training takes for the encoder: a zoo name, a bundle or run of vgg; "random" takes nobody's:
-    drawn filters see enough for pictures to be made of (He, Wang & Hopcroft, 2016, arXiv:1606.04801, sec. 3)."""
+    """Whose convolutions training takes for the encoder: a zoo name, or a bundle or run of vgg."""
     style_weight: Weight = 10.0
     """λ (eq. 11), as in the PyTorch implementation whose decoder is published."""
     glr: Rate = 1e-4
@@ -146,13 +144,7 @@ def build(cfg: Config) -> Nets:
 
 def given(cfg: Config) -> dict[str, str]:
     """The encoder of a new run (sec. 5.1: pre-trained, fixed)."""
-    return {} if cfg.encoder == RANDOM else {"G.encoder": cfg.encoder}
-
-
-def prepare(n: Nets, b: Batch, cfg: Config) -> None:
-    """Filters that were drawn are made to tell the run's first images apart."""
-    if cfg.encoder == RANDOM and b.y is not None:
-        standardise(n.G.encoder, (torch.cat([b.x, b.y]) + 1) / 2)
+    return {"G.encoder": cfg.encoder}
 
 
 def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ganctl.config import config
-from ganctl.nn.features.vgg import reflected_vgg19
+from ganctl.nn.features.vgg import reflected_vgg19, standardise
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Rate
 from ganctl.spec import Image, Label
@@ -65,6 +65,11 @@ class Nets:
 
 def build(cfg: Config) -> Nets:
     return Nets(Classifier(cfg))
+
+
+def prepare(n: Nets, b: Batch, cfg: Config) -> None:
+    """Deviation: data-dependent initialisation, where the paper trains from shallow to deep in stages (sec. 3.1)."""
+    standardise(n.C.layers, (b.x + 1) / 2)
 
 
 def loss(n: Nets, b: Batch, p: Progress) -> Terms:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ganctl.errors import UsageError, WeightsError
 from ganctl.io.bundle import read_bundle
-from ganctl.models import adain
-from ganctl.nn.features.vgg import standardise
+from ganctl.io.images import read_image
+from ganctl.models import adain, vgg
 from ganctl.phase import Batch, Progress
 from tests.cli.runs import newest, pictures, request, train
 from tests.conftest import Tiny
@@ -109,20 +109,21 @@ def test_an_encoder_of_another_width_or_kind_is_refused(data: Path, tiny: Tiny, 
         train(request("adain", data, tmp_path / "run", "resolution=20", *FEW))
 
 
-def test_drawn_filters_tell_images_apart_and_stay(data: Path, tmp_path: Path):
-    settings = ("resolution=16", "width=4", "encoder=random", *FEW)
-    train(request("adain", data, tmp_path / "run", *settings))
-    first = read_bundle(newest(tmp_path / "run"))
-    train(request("adain", data, tmp_path / "run", *settings, "kimg=0.032"))
-    second = read_bundle(newest(tmp_path / "run"))
-    encoders = [{k: t for k, t in b.state(net).items() if "encoder" in k} for b in (first, second) for net in b.nets]
-    assert all(torch.equal(encoders[0][k], e[k]) for e in encoders for k in encoders[0])
-    plain = adain.build(adain.Config(resolution=16, width=4)).G.encoder
-    standardise(plain, torch.cat([images(6), images(7)]) / 2 + 0.5)
-    x = torch.cat([images(6), images(7)]) / 2 + 0.5
-    for layer in plain:
+def test_a_new_vggs_filters_tell_its_images_apart(tmp_path: Path) -> None:
+    for c in ("a", "b"):
+        pictures(tmp_path / "data" / c, n=4, size=(16, 16), mode="RGB", seed=ord(c))
+    settings = ("resolution=16", "width=4", "classes=2", "lr=1e-12", "kimg=0.016", "tick=0.008", "snap=0.008")
+    train(request("vgg", tmp_path / "data", tmp_path / "run", *settings))
+    bundle = read_bundle(newest(tmp_path / "run"))
+    C = vgg.build(vgg.Config(resolution=16, width=4, classes=2)).C
+    assert all(torch.allclose(bundle.state("C")[k], t) for k, t in bundle.state("C_ema").items())
+    C.load_state_dict(bundle.state("C"))
+    # Which images come first is the data's order; all eight are among them, equally often.
+    files = sorted((tmp_path / "data").rglob("*.png"))
+    x = torch.stack([torch.from_numpy(read_image(f.read_bytes(), name=f.name).pixels).permute(2, 0, 1) for f in files]) / 255.0
+    for layer in C.layers:
         if isinstance(layer, nn.ReLU):
             mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3))
-            torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-4, rtol=0)
-            torch.testing.assert_close(std, torch.ones_like(std), atol=1e-4, rtol=0)
+            torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-3, rtol=0)
+            torch.testing.assert_close(std, torch.ones_like(std), atol=2e-2, rtol=0)
         x = layer(x)

@@ -117,7 +117,7 @@ def standardise(layers: nn.Sequential, x: Float[Tensor, "n c h w"]) -> None:
     """Scales and shifts each 3x3 filter to mean 0 and deviation 1 before its ReLU, over images and positions.
 
     Data-dependent initialisation: Salimans & Kingma, Weight Normalization, 2016. arXiv:1602.07868, sec. 3. Without it
-    drawn filters answer nearly alike to all images, the more so the deeper they are.
+    many filters of deep layers answer to no image, and never learn to.
     """
     for layer in layers:
         y = layer(x)
