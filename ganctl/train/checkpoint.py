@@ -189,6 +189,8 @@ def copy_matching(
     """
     found = {}
     for name, net in networks(state.nets).items():
+        if not any(True for _ in net.parameters()):
+            continue  # a pool of images holds what another run's networks made
         taken, new = _copy(net, weights.get(name) or weights.get(f"{name}_ema") or {})
         found[name] = (taken, new)
     if not any(taken for taken, _ in found.values()):

@@ -397,9 +397,9 @@ def transfer(reference: str, state: "State", recipe: Recipe, reporter: Reporter)
     listed = ", ".join([*(f"all of {net}" for net in bare), *new[:5]])
     listed += f" and {len(new) - 5} more" if new[5:] else ""
     reporter.note(f"started from {quoted(reference)}: loaded {loaded}; new: {listed or 'none'}")
-    if untrained := [net for net in bare if any(True for _ in getattr(state.nets, net).parameters())]:
-        why = f"{', '.join(untrained)} begins untrained, and undoes at first what the other has learned"
-        reporter.warn(f"{quoted(reference)} brings no {', '.join(untrained)} that fits", why, "a run's folder has both")
+    if bare:
+        why = f"{', '.join(bare)} begins untrained, and undoes at first what the other has learned"
+        reporter.warn(f"{quoted(reference)} brings no {', '.join(bare)} that fits", why, "a run's folder has both")
     if new and (wanted := _settings_of(bundle.config, recipe)):
         reporter.warn(f"{quoted(reference)} has other sizes", f"{len(new)} tensors begin as new", f"pass {wanted}")
 

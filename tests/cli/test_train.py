@@ -219,6 +219,20 @@ def test_starting_from_another_models_weights(tmp_path: Path):
         train(request("vae", data, tmp_path / "d", f"init_from={tmp_path / 'a'}"))
 
 
+def test_a_run_begins_with_an_empty_pool_whatever_it_starts_from(tmp_path: Path):
+    from safetensors.torch import load_file
+
+    for side in ("trainA", "trainB"):
+        pictures(tmp_path / "data" / side, n=3, mode="RGB")
+    settings = ("kimg=0.004", "ngf=2", "ndf=2", "n_layers=1", "res_blocks=1")
+    first = train(request("cyclegan", tmp_path / "data", tmp_path / "a", *settings))
+    assert load_file(Path(first.snapshot) / "pools.safetensors")["A.count"] > 0
+    notes: list[str] = []
+    train(request("cyclegan", tmp_path / "data", tmp_path / "b", *settings, f"init_from={tmp_path / 'a'}"), notes=notes)
+    assert load_file(tmp_path / "b" / "snapshots" / "000000" / "pools.safetensors")["A.count"] == 0
+    assert "pools" not in notes[-1]
+
+
 def test_dry_run_and_estimate_touch_nothing(ganctl, tmp_path: Path):
     data = pictures(tmp_path / "data")
     command = arguments(request("gan", data, tmp_path / "run"))

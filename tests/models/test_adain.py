@@ -120,7 +120,8 @@ def test_a_new_vggs_filters_tell_its_images_apart(tmp_path: Path) -> None:
     C.load_state_dict(bundle.state("C"))
     # Which images come first is the data's order; all eight are among them, equally often.
     files = sorted((tmp_path / "data").rglob("*.png"))
-    x = torch.stack([torch.from_numpy(read_image(f.read_bytes(), name=f.name).pixels).permute(2, 0, 1) for f in files]) / 255.0
+    pixels = np.stack([read_image(f.read_bytes(), name=f.name).pixels for f in files])
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255.0
     for layer in C.layers:
         if isinstance(layer, nn.ReLU):
             mean, std = x.mean((0, 2, 3)), x.std((0, 2, 3))
