@@ -51,6 +51,7 @@ def train(
     keep: Annotated[int | None, typer.Option(help="Newest snapshots kept, and best.", rich_help_panel=RUN)] = None,
     metrics: Annotated[str | None, typer.Option(help="Scores at snapshots, or none.", rich_help_panel=RUN)] = None,
     metric_every: Annotated[int | None, typer.Option(help="Score each N-th snapshot.", rich_help_panel=RUN)] = None,
+    log: Annotated[str, typer.Option(help="jsonl[,tensorboard].", rich_help_panel=RUN)] = "jsonl",
     max_time: Annotated[str | None, typer.Option(help="Save and exit 75 after 3h55m.", rich_help_panel=RUN)] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Time a few steps.", rich_help_panel=RUN)] = False,
 ) -> None:
@@ -81,6 +82,7 @@ def train(
         workers=workers,
         tf32=tf32,
         resume=resume,
+        log=tuple(name for name in log.split(",") if name),
         max_seconds=parse_duration(max_time) if max_time else None,
         overwrite=common.overwrite,
         estimate=estimate,

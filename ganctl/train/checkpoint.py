@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -41,6 +42,12 @@ def name_of(nimg: int) -> str:
     """000512 for 512 kimg; 000512.300 where a run stopped between thousands. Names sort by age."""
     whole, rest = divmod(nimg, 1000)
     return f"{whole:06d}" + (f".{rest:03d}" if rest else "")
+
+
+def nimg_of(name: str) -> int | None:
+    """The opposite of `name_of`; None for any other name."""
+    digits = re.fullmatch(r"(\d{6,})(?:\.(\d{3}))?", name, re.ASCII)
+    return int(digits[1]) * 1000 + int(digits[2] or 0) if digits else None
 
 
 def snapshots(run: Path) -> list[Path]:

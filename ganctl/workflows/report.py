@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -18,7 +19,8 @@ GRIDS = 60
 """Sample grids in the page, spread over the run."""
 POINTS = 500
 """Of each curve."""
-WIDTH, HEIGHT = 460, 150
+WIDTH, HEIGHT, LEFT, BELOW = 460, 160, 68, 18
+"""Of a curve's drawing, and of the margins that its numbers stand in."""
 NOT_CURVES = ("nimg", "kimg", "time", "step")
 UNITS = {"sec_per_kimg": "seconds per thousand images", "memory_gib": "memory at its peak, GiB"}
 """What comes after the losses."""
@@ -41,10 +43,13 @@ Points = list[tuple[float, float]]
 
 STYLE = """
 .warning { border-left: 4px solid #f59e0b; padding-left: 12px; max-width: 60em; }
-svg { background: color-mix(in srgb, currentColor 5%, transparent); }
+.beside { display: flex; flex-wrap: wrap; gap: 0 28px; }
+.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(440px, 100%), 1fr)); gap: 20px 28px; }
+.curves figure { display: block; margin: 0; } .curves svg { width: 100%; height: auto; }
+figcaption { padding-left: 14.8%; } rect { fill: currentColor; fill-opacity: 0.05; }
 polyline { fill: none; stroke: #3b82f6; stroke-width: 1.5; }
-svg text { font-size: 11px; fill: currentColor; } img { image-rendering: pixelated; min-width: 476px; max-width: 100%; }
-input[type=range] { width: 476px; max-width: 100%; }
+svg text { font-size: 11px; fill: currentColor; } img { image-rendering: pixelated; width: 476px; max-width: 100%; }
+input[type=range] { width: 380px; max-width: 70%; vertical-align: middle; }
 """
 
 
@@ -57,7 +62,8 @@ def write_report(run: Path, recipe: str, findings: Sequence["Finding"] = ()) -> 
     with contextlib.suppress(OSError, ValueError):
         facts = dict(json.loads((run / "run.json").read_text(encoding="utf-8")))
     curves = read_curves(run / "log.jsonl")
-    grids = thinned(sorted((run / "samples").glob("*.png")), GRIDS)
+    # By stem: the suffix would put 000000.200 before 000000.
+    grids = thinned(sorted((run / "samples").glob("*.png"), key=lambda path: path.stem), GRIDS)
     with atomic_write(run / "report.html") as f:
         f.write(page(run.resolve().name, facts, curves, grids, recipe, run, findings))
 
@@ -104,11 +110,14 @@ def page(
     parts = [
         f"<p>{kimg:g} thousand images seen.</p>",
         *(f'<p class="warning"><b>{escape(f.words)}.</b> To mend it: {escape(f.hint)}.</p>' for f in findings),
+        '<div class="beside">',
         _samples(grids),
-        _picture("The code space, a colour for each class", run / "codes.png"),
-        "<h2>Curves</h2>" if curves else "",
-        *(curve(label, points) for label, points in curves.items()),
         _picture("Real images", run / "reals.png"),
+        _picture("The code space, a colour for each class", run / "codes.png"),
+        "</div>",
+        '<h2>Curves</h2>\n<div class="curves">' if curves else "",
+        *(curve(label, points) for label, points in curves.items()),
+        "</div>" if curves else "",
         "<h2>How it was made</h2>",
         table(_facts(facts)),
         f"<pre>{escape(recipe)}</pre>",
@@ -117,25 +126,32 @@ def page(
 
 
 def _picture(title: str, path: Path) -> str:
-    return f'<h2>{title}</h2>\n<img alt="{title.lower()}" src="{_inline(path)}">' if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    return f'<div><h2>{title}</h2>\n<p><img alt="{title.lower()}" src="{_inline(path)}"></p></div>'
 
 
 def curve(label: str, points: Points) -> str:
-    """One curve as SVG: the value over kimg, its extremes written at the axis, its last value in the caption."""
+    """One curve as SVG: the value over kimg, the ends of both axes beside it, its last value in the caption."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    low, high = min(ys), max(ys)
-    wide, tall = (xs[-1] - xs[0]) or 1.0, (high - low) or 1.0
+    low, high, wide, base = min(ys), max(ys), (xs[-1] - xs[0]) or 1.0, HEIGHT - BELOW
+    # What never changes is a line in the middle.
+    low, high = (low, high) if high > low else (low - 1, high + 1)
     path = " ".join(
-        f"{(x - xs[0]) / wide * WIDTH:.1f},{HEIGHT - 4 - (y - low) / tall * (HEIGHT - 8):.1f}" for x, y in points
+        f"{LEFT + (x - xs[0]) / wide * (WIDTH - LEFT):.1f},{base - 4 - (y - low) / (high - low) * (base - 8):.1f}"
+        for x, y in points
     )
-    text = (
-        f'<text x="4" y="12">{high:.4g}</text><text x="4" y="{HEIGHT - 4}">{low:.4g}</text>'
-        f'<text x="{WIDTH - 4}" y="{HEIGHT - 4}" text-anchor="end">{xs[-1]:g} kimg</text>'
-    )
+    marks = [(high, 12), (low, base - 4)] if max(ys) > min(ys) else [(ys[0], base / 2 + 4)]
+    text = [f'<text x="{LEFT - 6}" y="{y:g}" text-anchor="end">{value:.3g}</text>' for value, y in marks]
+    text += [
+        f'<text x="{LEFT}" y="{HEIGHT - 4}">{xs[0]:g}</text>',
+        f'<text x="{WIDTH}" y="{HEIGHT - 4}" text-anchor="end">{xs[-1]:g} kimg</text>',
+    ]
     title = TITLES.get(label, f"norm of the gradient, {label}" if label.endswith("_grad") else label)
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
-        f'aria-label="{escape(title)}"><polyline points="{path}"/>{text}</svg>'
+        f'aria-label="{escape(title)}"><rect x="{LEFT}" width="{WIDTH - LEFT}" height="{base}"/>'
+        f'<polyline points="{path}"/>{"".join(text)}</svg>'
         f"<figcaption>{escape(title)}: {ys[-1]:.4g}</figcaption></figure>"
     )
 
@@ -144,10 +160,10 @@ def _samples(grids: Sequence[Path]) -> str:
     """The grids over time behind one slider, the newest shown."""
     if not grids:
         return ""
-    images = json.dumps([[p.stem.lstrip("0") or "0", _inline(p)] for p in grids])
+    images = json.dumps([[re.sub(r"^0+(?=\d)", "", p.stem), _inline(p)] for p in grids])
     last = len(grids) - 1
     # `</` would end the script; no base64 text or number holds it.
-    return f"""<h2>Samples</h2>
+    return f"""<div><h2>Samples</h2>
 <p><img id="grid" alt="samples"><br>
 <input id="at" type="range" min="0" max="{last}" value="{last}"> <span id="kimg"></span> kimg</p>
 <script>
@@ -155,7 +171,7 @@ const grids = {images}, at = document.getElementById("at");
 const kimg = document.getElementById("kimg"), grid = document.getElementById("grid");
 at.oninput = () => {{ [kimg.textContent, grid.src] = grids[at.value]; }};
 at.oninput();
-</script>"""
+</script></div>"""
 
 
 def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

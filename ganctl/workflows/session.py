@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from ganctl import __version__
 from ganctl.config import write_yaml
 from ganctl.errors import quoted
+from ganctl.io.events import PREFIX, Events
 from ganctl.io.files import atomic_write, write_error
 from ganctl.io.progress import Reporter
 from ganctl.workflows.recipe import Recipe
-from ganctl.workflows.report import write_report
+from ganctl.workflows.report import read_log, write_report
 from ganctl.workflows.stopping import duration_text
 from ganctl.workflows.watch import Watch, findings
 
@@ -39,6 +40,10 @@ class Session:
     on_tick: Callable[[Mapping[str, Any]], None]
     held: contextlib.ExitStack
     """Keeps other processes off the run until it is closed."""
+    tensorboard: bool = False
+    """Whether the log is written as an event file too."""
+    events: Events | None = None
+    """That file, on the first rank, once the run is begun or taken up."""
     real: dict[str, Any] = field(default_factory=dict)
     """Statistics of the training data, by metric."""
     told: set[str] = field(default_factory=set)
@@ -57,8 +62,9 @@ class Session:
             if replace:
                 for name in ("snapshots", "samples"):
                     shutil.rmtree(self.run / name, ignore_errors=True)
-                for name in ("log.jsonl", "reals.png", "codes.png", "run.json", "report.html"):
-                    (self.run / name).unlink(missing_ok=True)
+                names = ("log.jsonl", "reals.png", "codes.png", "run.json", "report.html")
+                for path in (*(self.run / name for name in names), *self.run.glob(f"{PREFIX}*")):
+                    path.unlink(missing_ok=True)
             # First: a folder with a recipe.yaml is a run, whatever else it lacks yet.
             with atomic_write(self.run / "recipe.yaml") as f:
                 f.write(write_yaml(self.recipe.plain()).encode())
@@ -67,6 +73,7 @@ class Session:
             from ganctl.workflows.pictures import reals
 
             reals(self.data, self.run / "reals.png")
+            self._tell_again()
             self._draw()
             self._save(planned=True)
         distributed.barrier()
@@ -86,7 +93,20 @@ class Session:
                         kept.append(line + "\n")
             with atomic_write(path) as f:
                 f.write("".join(kept).encode())
+            self._tell_again()
         distributed.barrier()
+
+    def _tell_again(self) -> None:
+        """Opens the event file, with what the log and the sample grids hold of the time before."""
+        if not self.tensorboard:
+            return
+        from ganctl.train.checkpoint import nimg_of
+
+        grids, now = {}, self.state.progress.nimg
+        for path in sorted((self.run / "samples").glob("*.png"), key=lambda path: path.stem):
+            if (nimg := nimg_of(path.stem)) is not None and nimg <= now:
+                grids[nimg] = path
+        self.events = Events(self.run, read_log(self.run / "log.jsonl"), grids)
 
     def tick(self, tick: "Tick") -> None:
         from ganctl.train.loop import GRADIENT
@@ -120,14 +140,16 @@ class Session:
     def log(self, values: Mapping[str, Any]) -> None:
         """One line of log.jsonl. Raises GanctlError for a full disk."""
         nimg, path = self.state.progress.nimg, self.run / "log.jsonl"
-        line = json.dumps({"nimg": nimg, "kimg": nimg / 1000, "time": round(time.time(), 3), **values})
+        row = {"nimg": nimg, "kimg": nimg / 1000, "time": round(time.time(), 3), **values}
         try:
             with path.open("a") as f:
-                f.write(line + "\n")
+                f.write(json.dumps(row) + "\n")
                 f.flush()
                 os.fsync(f.fileno())
         except OSError as e:
             raise write_error(path, e) from e
+        if self.events:
+            self.events.row(row)
 
     def snapshot(self) -> None:
         """One of the schedule: a picture of the average's samples, its scores, and everything needed to go on."""
@@ -186,6 +208,8 @@ class Session:
         path = self.run / "samples" / f"{name_of(p.nimg)}.png"
         progress_grid(self.state.ema, self.data, self.recipe, path, p.device)
         code_space(self.state.ema, self.data, self.run / "codes.png", p.device)
+        if self.events and path.is_file():
+            self.events.grid(p.nimg, path)
 
     def _score(self) -> None:
         from ganctl.metrics.catalog import METRICS

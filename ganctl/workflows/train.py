@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ganctl.config import config
-from ganctl.errors import DivergedError, UsageError, quoted
+from ganctl.errors import DivergedError, UsageError, did_you_mean, quoted
 from ganctl.io.progress import SILENT, Reporter
 from ganctl.workflows.recipe import Recipe, find, resolve, structural_change
 from ganctl.workflows.stopping import Stop, StopNow, asked_to_stop
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ganctl.train.loop import State
     from ganctl.workflows.session import Session
 
+LOGS = ("jsonl", "tensorboard")
+"""What a run's numbers can be written as; log.jsonl always is, because resuming and the report read it."""
 OnTick = Callable[[Mapping[str, Any]], None]
 
 
@@ -39,6 +41,8 @@ class TrainRequest:
     resume: str = "auto"
     """auto: the run goes on; never: it must be new; else a run or snapshot whose exact state a new run begins from."""
     max_seconds: float | None = None
+    log: tuple[str, ...] = ()
+    """What is written beside log.jsonl: tensorboard."""
     overwrite: bool = False
     """A run of other settings is replaced."""
     estimate: bool = False
@@ -78,6 +82,7 @@ def precheck(request: TrainRequest) -> Path:
         raise UsageError(f"cannot use --workers {request.workers}", "it must be 1 or more")
     if request.resume not in ("auto", "never") and not Path(request.resume).is_dir():
         raise UsageError(f"cannot resume from {quoted(request.resume)}", "it is no run or snapshot folder")
+    check_log(request.log)
     if request.outdir:
         run = Path(request.outdir)
     elif file and file == Path(request.recipe) / "recipe.yaml":
@@ -86,6 +91,18 @@ def precheck(request: TrainRequest) -> Path:
         run = Path("runs") / name
     check_folder(run)
     return run
+
+
+def check_log(names: tuple[str, ...]) -> None:
+    """Raises UsageError for a log that is not known, or whose package is missing."""
+    for name in names:
+        if name not in LOGS:
+            why = f"the logs are {', '.join(LOGS)}"
+            raise UsageError(f"cannot log as {quoted(name)}", why, did_you_mean(name, LOGS))
+    if "tensorboard" in names:
+        from ganctl.io.events import check_tensorboard
+
+        check_tensorboard()
 
 
 def check_path(path: str) -> None:
@@ -228,7 +245,8 @@ def _open(plan: Plan, request: TrainRequest, device: Any, reporter: Reporter, on
             transfer(plan.recipe.train.init_from, state, plan.recipe, reporter)
         else:
             prepare(family(plan.recipe.model), plan.recipe, state, data)
-        session = Session(plan.recipe, plan.run, state, data, scores, reporter, on_tick, held)
+        events = "tensorboard" in request.log
+        session = Session(plan.recipe, plan.run, state, data, scores, reporter, on_tick, held, events)
         # Nothing is written before every rank has read what is there.
         distributed.barrier()
         if found:

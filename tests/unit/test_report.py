@@ -24,8 +24,8 @@ def run(tmp_path: Path) -> Path:
     ]
     lines = [json.dumps(r) for r in [*rows, {"nimg": 4000, "kimg": 4.0, "fd-lenet": 7.25}]]
     (folder / "log.jsonl").write_text("\n".join([*lines, '{"kimg": 5, "D_loss": NaN}', '{"kimg": 5.0, "D_lo']))
-    for i in (0, 2, 4):
-        write_image(folder / "samples" / f"{i:06d}.png", np.full((8, 8, 1), 60 * i, np.uint8))
+    for i, name in enumerate(("000000", "000000.500", "000004")):
+        write_image(folder / "samples" / f"{name}.png", np.full((8, 8, 1), 60 * i, np.uint8))
     write_image(folder / "reals.png", np.zeros((8, 8, 1), np.uint8))
     return folder
 
@@ -38,7 +38,7 @@ def test_the_page_holds_the_run(run: Path) -> None:
     assert "D_loss: 0.25" in page and "fd-lenet: 7.25" in page
     assert page.index("D_loss") < page.index("seconds per thousand images")
     grids = json.loads(re.search(r"const grids = (\[.*?\]),? at =", page).group(1))  # type: ignore[union-attr]
-    assert [kimg for kimg, _ in grids] == ["0", "2", "4"]
+    assert [kimg for kimg, _ in grids] == ["0", "0.500", "4"]
     assert len({data for _, data in grids}) == 3 and all(d.startswith("data:image/png;base64,") for _, d in grids)
     # One page, with nothing to fetch.
     assert not re.search(r'(src|href)="(?!data:)', page)
