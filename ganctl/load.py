@@ -171,6 +171,9 @@ def load(ref: str, *, device: str = "auto", reporter: Reporter = SILENT) -> Mode
     where = pick_device(device)
     bundle, revision = open_bundle(ref, reporter=reporter)
     net = network(bundle, best_net(bundle))
+    if getattr(getattr(net, "x", None), "is_point", False):
+        why = "it makes points of a plane, and no pictures"
+        raise UsageError(f"cannot use {quoted(ref)} as a model", why, "see points.gif in its run's folder")
     return Model(net.to(where), ref, bundle.model, revision, bundle.card, where)
 
 

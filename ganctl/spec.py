@@ -13,6 +13,11 @@ class Image:
     numbers: bool = False
     """Whether it is a label map: a pixel's three bytes are its class, and its object's number ÷ 256 and remainder."""
 
+    @property
+    def is_point(self) -> bool:
+        """Whether it is no picture but a point of the plane: one pixel, two channels (data/toy.py)."""
+        return self.size == (1, 1) and self.channels == 2
+
 
 @dataclass(frozen=True)
 class Label:

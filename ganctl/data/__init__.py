@@ -20,7 +20,8 @@ OnProgress = Callable[[str, int, int], None]
 @config
 class DataConfig:
     path: str | None = None
-    """Folder, zip, tar or IDX file. A top folder `train/` (or `trainA/` and `trainB/`) is found by itself."""
+    """Folder, zip, tar or IDX file. A top folder `train/` (or `trainA/` and `trainB/`) is found by itself. `toy:ring`
+    and `toy:grid` are points of a plane."""
     path_b: str | None = None
     """The other side of pairs, or of what is unpaired, kept in two folders; then `path` holds side A."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
@@ -158,6 +159,7 @@ def open_dataset(
     from ganctl.data.images import open_images, open_photos
     from ganctl.data.label_maps import open_label_maps
     from ganctl.data.paired import open_pairs, open_unpaired
+    from ganctl.data.toy import is_toy, open_toy
 
     assert cfg.path
     # Where classes meet, as where two sides do, images are loaded larger and cropped at random.
@@ -168,6 +170,8 @@ def open_dataset(
         data = open_unpaired(cfg, resolution, channels, source_channels, workers, on_progress)
     elif source_channels is not None:
         data = open_pairs(cfg, resolution, channels, source_channels, workers, on_progress)
+    elif is_toy(cfg.path):
+        data = open_toy(cfg)
     elif found := find_idx(Path(cfg.path)):
         data = open_idx(found, cfg, side, channels)
     elif cfg.crop == "random":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import DivergedError
-from ganctl.losses.objective import PENALTIES
+from ganctl.losses.objective import PENALTIES, Loss
 from ganctl.losses.perceptual import Perceptual
 from ganctl.losses.regularizers import clip_weights
 from ganctl.nn.augment import LAWS, SETS, augment, every, translated
@@ -91,6 +91,8 @@ class TrainConfig:
     """Every convolution and linear map of D, or of G too, by W / σ(W) (Miyato et al. 2018)."""
     minibatch_std: int | None = None
     """D's last layer also sees how varied a batch is, in groups of so many (Karras et al. 2018, sec. 3)."""
+    compare: tuple[Loss, ...] = ()
+    """Losses by which G's gradient is measured at every tick, D being as it is; drawn in gradients.png."""
     freezed: int = 0
     """Layers of D, from the image on, that keep their weights (Mo et al. 2020): for training from another model."""
     init_from: str | None = None

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,13 @@ PAIRS = 8
 
 
 def reals(data: "Dataset", path: Path) -> None:
-    """The first 64 images; of two sides, the first eight of each beside one another."""
-    if data.y is None:
+    """The first 64 images; of two sides, the first eight of each beside one another. Of a toy, its points."""
+    from ganctl.data.toy import POINT
+    from ganctl.workflows.plane import real_frame
+
+    if data.x.shape[1:] == POINT:
+        real_frame(data, path)
+    elif data.y is None:
         write_image(path, grid(list(data.x[:CELLS]), 8))
     else:
         shown = min(PAIRS, len(data.x), len(data.y))
@@ -137,6 +142,18 @@ def code_space(net: Any, data: "Dataset", path: Path, device: Any) -> None:
         seen = (x >= 0) & (x < SIDE) & (y >= 0) & (y < SIDE)
         canvas[y[seen], x[seen]] = np.array(COLOURS, np.uint8)[c[seen] % len(COLOURS)]
     write_image(path, canvas)
+
+
+def gradients(log: Path, losses: Sequence[str], path: Path) -> None:
+    """The norm of G's gradient by each loss against how sure D was, a dot for each tick (Arjovsky & Bottou 2017)."""
+    from ganctl.train.gradients import SURE
+    from ganctl.train.loop import GRADIENT
+    from ganctl.workflows.chart import chart
+    from ganctl.workflows.report import read_log
+
+    names, rows = {loss: f"G_{loss}{GRADIENT}" for loss in losses}, read_log(log)
+    series = {loss: [(row[SURE], row[name]) for row in rows if name in row] for loss, name in names.items()}
+    write_image(path, chart(series, "-E log D(G(z)), nats: how sure D is", "norm of G's gradient"))
 
 
 def samples(net: Any, n: int, step: int) -> "Iterator[np.ndarray]":

@@ -21,6 +21,7 @@ FREE = (
     "train.metrics",
     "train.metric_every",
     "train.metric_images",
+    "train.compare",
     "data.path",
     "data.path_b",
     "data.max_bad",
@@ -151,6 +152,7 @@ def _check(recipe: Recipe, module: Any) -> None:
         raise UsageError(f"cannot use --aug {recipe.train.aug} with {recipe.model}", "its losses do not augment")
     _check_objective(recipe, module)
     _check_networks(recipe, module)
+    _check_toy(recipe)
     if recipe.train.freezed and not hasattr(module, "first_layers"):
         why = "its discriminator's layers cannot be frozen one by one"
         raise UsageError(f"cannot use --freezed with {recipe.model}", why, "leave it out")
@@ -209,14 +211,32 @@ def _check_objective(recipe: Recipe, module: Any) -> None:
         raise UsageError(f"cannot use --aug ada with {model}", why, "pass --aug diffaug, or another --loss")
 
 
+def _check_toy(recipe: Recipe) -> None:
+    """Raises UsageError for what makes no sense of points of a plane."""
+    from ganctl.data.toy import is_toy, modes
+
+    path, cfg, train = recipe.data.path, recipe.config, recipe.train
+    if path is None or not is_toy(path):
+        return
+    modes(path)
+    what = f"cannot train {recipe.model} on {quoted(path)}"
+    if recipe.model != "gan" or (cfg.resolution, cfg.channels) != (1, 2):
+        raise UsageError(what, "its points are images of one pixel with two channels", "train gan, and give no size")
+    images = [k for k in ("mirror", "holdout") if getattr(recipe.data, k)]
+    images += ["metrics"] if train.metrics else ["aug"] if train.aug != "none" else []
+    if images:
+        raise UsageError(what, f"{images[0]} is of images, and these are points", "leave it out")
+
+
 def _check_networks(recipe: Recipe, module: Any) -> None:
     """Raises UsageError for changes of D, G and their steps that cannot be, or would change nothing."""
     train, cfg, model = recipe.train, recipe.config, recipe.model
     wanted = [k for k in ("n_critic", "spectral_norm", "minibatch_std") if getattr(train, k) is not None]
+    wanted += ["compare"] if train.compare else []
     if not wanted:
         return
     if not getattr(module, "ASKS", False):
-        why = "its networks and their steps are fixed by its paper"
+        why = "its losses, networks and steps are fixed by its paper"
         raise UsageError(f"cannot use {', '.join(wanted)} with {model}", why, "leave it out")
     own = next((k for k in ("n_critic", "n_dis", "k") if hasattr(cfg, k)), None)
     if train.n_critic is not None and own:
@@ -291,9 +311,12 @@ def _from_data(module: Any, values: Mapping[str, Mapping[str, Any]]) -> dict[str
     """Size and channels that neither recipe nor option gives: those of the first image, made to fit the networks."""
     from ganctl.data import DataConfig
     from ganctl.data.probe import first_size
+    from ganctl.data.toy import is_toy
 
     cls, data = module.Config, parse(DataConfig, values["data"], where="data")
     names = {f.name for f in fields(cls)}
+    if is_toy(data.path):
+        return {"resolution": 1, "channels": 2}
     if data.path is None or not Path(data.path).exists() or "resolution" not in names:
         return {}
     side, channels = first_size(data, paired="source_channels" in names)

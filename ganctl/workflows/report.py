@@ -35,6 +35,8 @@ TITLES = {
     "repeats": "repeats: share of samples that nearly repeat another",
     "copies": "copies: share of samples that nearly repeat a training image",
     "missing": "missing: share of the training images whose kind is hardly generated",
+    "D_sure": "D_sure: -E log D(G(z)), how sure D is of generated images (0.69 is guessing)",
+    "near": "near: share of the points within three deviations of a mode",
     **UNITS,
 }
 
@@ -114,6 +116,8 @@ def page(
         _samples(grids),
         _picture("Real images", run / "reals.png"),
         _picture("The code space, a colour for each class", run / "codes.png"),
+        _picture("The plane: D's answer, real points in blue, generated ones in orange", run / "points.gif"),
+        _picture("How strongly G learns from D, by each loss, against how sure D is", run / "gradients.png"),
         "</div>",
         '<h2>Curves</h2>\n<div class="curves">' if curves else "",
         *(curve(label, points) for label, points in curves.items()),
@@ -189,4 +193,4 @@ def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _inline(picture: Path) -> str:
-    return inline(picture.read_bytes())
+    return inline(picture.read_bytes(), picture.suffix.removeprefix("."))

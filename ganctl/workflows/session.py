@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,8 @@ class Session:
             if replace:
                 for name in ("snapshots", "samples"):
                     shutil.rmtree(self.run / name, ignore_errors=True)
-                names = ("log.jsonl", "reals.png", "codes.png", "run.json", "report.html")
+                pictures = ("reals.png", "codes.png", "points.gif", "gradients.png")
+                names = ("log.jsonl", *pictures, "run.json", "report.html")
                 for path in (*(self.run / name for name in names), *self.run.glob(f"{PREFIX}*")):
                     path.unlink(missing_ok=True)
             # First: a folder with a recipe.yaml is a run, whatever else it lacks yet.
@@ -111,7 +112,7 @@ class Session:
     def tick(self, tick: "Tick") -> None:
         from ganctl.train.loop import GRADIENT
 
-        terms = {**tick.terms, **self._overfitting()}
+        terms = {**tick.terms, **self._overfitting(), **self._compared()}
         if self.state.progress.rank:
             return
         left = (self.recipe.train.kimg - tick.nimg / 1000) * tick.sec_per_kimg
@@ -136,6 +137,22 @@ class Session:
         if hasattr(module, "logits"):
             return measure(self.state, lambda n, b, p: module.logits(n, b, p, cfg), self.recipe.train, train, held)
         return measure(self.state, answers(module.phases(cfg)[0]), self.recipe.train, train, held)
+
+    def _compared(self) -> dict[str, float]:
+        """G's gradient by the losses that are to be compared. On every rank, as above."""
+        if not (losses := self.recipe.train.compare):
+            return {}
+        from ganctl.data.loader import as_they_are
+        from ganctl.load import family
+        from ganctl.train.gradients import measure
+
+        cfg, train = self.recipe.config, self.recipe.train
+        phases = {
+            loss: family(self.recipe.model).phases(replace(cfg, loss=loss))[-1]
+            for loss in dict.fromkeys((*losses, "non_saturating"))
+        }
+        batch = as_they_are(self.data, min(train.batch, len(self.data)), cfg.resolution)
+        return measure(self.state, phases, train, batch)
 
     def log(self, values: Mapping[str, Any]) -> None:
         """One line of log.jsonl. Raises GanctlError for a full disk."""
@@ -202,12 +219,19 @@ class Session:
 
     def _draw(self) -> None:
         from ganctl.train.checkpoint import name_of
-        from ganctl.workflows.pictures import code_space, progress_grid
+        from ganctl.workflows.pictures import code_space, gradients, progress_grid
+        from ganctl.workflows.plane import animation, frame
 
         p = self.state.progress
         path = self.run / "samples" / f"{name_of(p.nimg)}.png"
-        progress_grid(self.state.ema, self.data, self.recipe, path, p.device)
-        code_space(self.state.ema, self.data, self.run / "codes.png", p.device)
+        if losses := self.recipe.train.compare:
+            gradients(self.run / "log.jsonl", losses, self.run / "gradients.png")
+        if getattr(getattr(self.state.ema, "x", None), "is_point", False):
+            frame(self.state.ema, self.state.nets.D, self.data, path, p.device)
+            animation(self.run)
+        else:
+            progress_grid(self.state.ema, self.data, self.recipe, path, p.device)
+            code_space(self.state.ema, self.data, self.run / "codes.png", p.device)
         if self.events and path.is_file():
             self.events.grid(p.nimg, path)
 

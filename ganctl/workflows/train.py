@@ -106,7 +106,7 @@ def check_log(names: tuple[str, ...]) -> None:
 
 
 def check_path(path: str) -> None:
-    if not Path(path).exists():
+    if not path.startswith("toy:") and not Path(path).exists():
         raise UsageError(f"cannot read {quoted(path)}", "there is no such file or folder")
 
 

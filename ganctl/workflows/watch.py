@@ -33,10 +33,15 @@ class Watch:
     def look(self, net: Any) -> dict[str, float]:
         """Of the sampler's first seeds; empty for networks that draw no samples."""
         from ganctl.data import evenly
+        from ganctl.data.toy import covered
         from ganctl.metrics.variety import variety
+        from ganctl.workflows.plane import SHOWN, points_of
 
         if not hasattr(net, "sample"):
             return {}
+        if net.x.is_point:
+            assert self.recipe.data.path
+            return covered(points_of(net, SHOWN, next(net.parameters()).device), self.recipe.data.path)
         extractor = self._classifier()
         if self.real is None:
             # Classes lie one behind the other.
