@@ -13,7 +13,7 @@ RESUME = "auto: go on; never: refuse an old run; PATH: begin from its state."
 
 def train(
     recipe: Annotated[str, typer.Argument(help="Built-in recipe, model family, YAML file, or an old run.")],
-    data: Annotated[str | None, typer.Argument(help="Folder, zip or IDX file; default: the recipe's.")] = None,
+    data: Annotated[str | None, typer.Argument(help="Folder, zip, tars or IDX file; default: the recipe's.")] = None,
     outdir: Annotated[str | None, typer.Option("--outdir", "-o", help="Run folder [runs/RECIPE].")] = None,
     data_a: Annotated[str | None, typer.Option(help="Side A of pairs.", rich_help_panel=DATA)] = None,
     data_b: Annotated[str | None, typer.Option(help="Side B of pairs.", rich_help_panel=DATA)] = None,

@@ -12,7 +12,10 @@ from ganctl.config import config
 from ganctl.errors import UsageError, quoted
 
 MAX_DECODED_BYTES = 8 << 30
-"""Decoded images are held in memory; beyond this, ask for fewer or smaller ones."""
+"""Of decoded images that are held in memory; in the cache there may be more (data/decode.py)."""
+
+ROWS = 256
+"""Images, or rows of one, that are looked at together."""
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -20,8 +23,8 @@ OnProgress = Callable[[str, int, int], None]
 @config
 class DataConfig:
     path: str | None = None
-    """Folder, zip, tar or IDX file. A top folder `train/` (or `trainA/` and `trainB/`) is found by itself. `toy:ring`
-    and `toy:grid` are points of a plane."""
+    """Folder, zip, tar, several tars (`shard-{000..003}.tar`) or IDX file. A top folder `train/` (or `trainA/` and
+    `trainB/`) is found by itself. `toy:ring` and `toy:grid` are points of a plane."""
     path_b: str | None = None
     """The other side of pairs, or of what is unpaired, kept in two folders; then `path` holds side A."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
@@ -83,6 +86,8 @@ class Dataset:
     """The images at their own sizes [h,w,C], to be cropped at random; x then holds their centres."""
     held: "Dataset | None" = None
     """Images kept from training."""
+    notes: tuple[str, ...] = ()
+    """What else the user should know of how they were read."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -93,7 +98,9 @@ class Dataset:
         for a in (self.x, self.y, self.c, *(self.whole or ())):
             if a is not None:
                 digest.update(f"{a.dtype} {a.shape}".encode())
-                digest.update(np.ascontiguousarray(a).data)
+                # Some at a time: sides of pairs are copied, and all together may not fit in memory.
+                for i in range(0, len(a), ROWS):
+                    digest.update(np.ascontiguousarray(a[i : i + ROWS]).data)
         return digest.hexdigest()
 
 
@@ -182,7 +189,7 @@ def open_dataset(
         raise UsageError(
             f"no classes in {quoted(cfg.path)}",
             "this model learns classes",
-            "sort the images into one folder for each class, or put the IDX label file beside the images",
+            "sort the images into one folder for each class, or name them as docs/datasets.md has it",
         )
     if cfg.pairs == "classes" and (data.c is None or (data.c == data.c[0]).all()):
         where = f"cannot use the images in {quoted(cfg.path)}"

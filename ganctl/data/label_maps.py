@@ -5,8 +5,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from ganctl.data import DataConfig, Dataset, OnProgress, check_size
-from ganctl.data.images import decode_all, list_images
+from ganctl.data import DataConfig, Dataset, OnProgress
+from ganctl.data.decode import decode_all
+from ganctl.data.images import list_images
 from ganctl.errors import UsageError, quoted
 from ganctl.io.images import center_crop_resize, read_image, to_channels
 from ganctl.io.label_maps import NONE
@@ -31,7 +32,6 @@ def open_label_maps(
     size = (resolution + cfg.jitter, resolution + cfg.jitter)
     scenes, left_out = _scenes(cfg)
     scenes = scenes[: cfg.subset]
-    check_size(len(scenes), *size, channels + 3)
 
     def numbers(ref: ImageRef) -> np.ndarray:
         pixels = read_image(ref.read(), name=ref.label, numbers=True).pixels
@@ -45,14 +45,15 @@ def open_label_maps(
         y = center_crop_resize(read_image(photo.read(), name=photo.label).pixels, size)
         return np.concatenate([x, to_channels(y, channels)], 2)
 
-    both, _, skipped = decode_all(scenes, decode, cfg, workers, on_progress)
-    stacked = np.stack(both)
-    x, y = stacked[..., :3], stacked[..., 3:]
-    known = x[..., 0][x[..., 0] != NONE]
-    if known.size and known.max() >= classes:
-        what, hint = f"{quoted(cfg.path)} has class {known.max()}", f"pass --set label_nc={known.max() + 1}"
+    how, shape = ("labels", size[0], channels), (*size, 3 + channels)
+    got = decode_all(scenes, decode, cfg, workers, on_progress, how=how, shape=shape)
+    x, y = got.images[..., :3], got.images[..., 3:]
+    # One scene at a time: all of them together may not fit in memory.
+    highest = max(int(one[one != NONE].max(initial=0)) for one in x[..., 0])
+    if highest >= classes:
+        what, hint = f"{quoted(cfg.path)} has class {highest}", f"pass --set label_nc={highest + 1}"
         raise UsageError(what, f"label_nc is {classes}: classes 0 to {classes - 1}", hint)
-    return Dataset(x, y, skipped=skipped + left_out, numbers=True)
+    return Dataset(x, y, skipped=got.skipped + left_out, numbers=True)
 
 
 def holds_label_maps(path: str) -> bool:

@@ -1,5 +1,7 @@
 """Batches in an order that depends on the seed and the number of images seen, and on nothing else."""
 
+import functools
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,7 +9,11 @@ import torch
 from torch import Tensor
 
 from ganctl.data import DataConfig, Dataset, evenly
+from ganctl.io.threads import ordered
 from ganctl.phase import Batch
+
+AHEAD = 2
+"""Batches that are ready, or being made, while the one before them is trained on."""
 
 
 def batches(
@@ -26,13 +32,12 @@ def batches(
 
     Where a rank takes them `micro` at a time, all ranks' first micro-batches together are the first images, and so on:
     two ranks with micro-batches of 8 see what one process with micro-batches of 16 sees. `start` images were seen
-    before: the order goes on exactly where an undisturbed run would be.
+    before: the order goes on exactly where an undisturbed run would be. A thread of its own makes them, so that a step
+    need not wait: what is in a batch depends on its place alone, and not on when it is made.
     """
     rows = np.arange(size).reshape(-1, world, micro or size // world)[:, rank].ravel()
-    position = start
-    while True:
-        yield _batch(data, cfg, position + rows, resolution, seed)
-        position += size
+    places = (position + rows for position in itertools.count(start, size))
+    yield from ordered(lambda p: _batch(data, cfg, p, resolution, seed), places, 1, ahead=AHEAD)
 
 
 def _batch(data: Dataset, cfg: DataConfig, places: np.ndarray, resolution: int, seed: int) -> Batch:
@@ -105,7 +110,6 @@ def _tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
 
 
-_orders: dict[tuple[int, int, int, int], np.ndarray] = {}
 OTHER = 2
 """Added to a stream of random numbers where it is that of the other side of unpaired images."""
 
@@ -113,9 +117,9 @@ OTHER = 2
 def _index(n: int, place: int, seed: int, stream: int = 0) -> int:
     """The image at a place of the endless order: every epoch is a permutation of its own."""
     epoch, offset = divmod(place, n)
-    key = (n, epoch, seed, stream)
-    if key not in _orders:
-        while len(_orders) >= 4:
-            _orders.pop(next(iter(_orders)))
-        _orders[key] = np.random.default_rng((seed, stream, epoch)).permutation(n)
-    return int(_orders[key][offset])
+    return int(_order(n, epoch, seed, stream)[offset])
+
+
+@functools.lru_cache(maxsize=8)
+def _order(n: int, epoch: int, seed: int, stream: int) -> np.ndarray:
+    return np.random.default_rng((seed, stream, epoch)).permutation(n)

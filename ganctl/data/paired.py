@@ -5,8 +5,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from ganctl.data import DataConfig, Dataset, OnProgress, check_size
-from ganctl.data.images import decode_all, list_images
+from ganctl.data import DataConfig, Dataset, OnProgress
+from ganctl.data.decode import decode_all
+from ganctl.data.images import list_images
 from ganctl.data.label_maps import holds_label_maps
 from ganctl.errors import UsageError, quoted
 from ganctl.io.images import BadImage, center_crop_resize, read_image, to_channels
@@ -30,7 +31,6 @@ def open_pairs(
         raise UsageError(f"{quoted(cfg.path)} holds label maps", "their pixels are numbers, and no picture", hint)
     refs, left_out = found or list_images(cfg.path)
     refs = refs[: cfg.subset]
-    check_size(len(refs), *size, channels + source_channels)
 
     def fit(pixels: np.ndarray, c: int) -> np.ndarray:
         return to_channels(center_crop_resize(pixels, size), c)
@@ -43,9 +43,11 @@ def open_pairs(
         x, y = (b, a) if cfg.direction == "BtoA" else (a, b)
         return np.concatenate([fit(x, source_channels), fit(y, channels)], axis=2)
 
-    both, _, skipped = decode_all(refs, decode, cfg, workers, on_progress)
-    stacked = np.stack(both)
-    return Dataset(stacked[..., :source_channels], stacked[..., source_channels:], skipped=skipped + left_out)
+    how = ("pairs", cfg.pairs, cfg.direction, size[0], source_channels, channels)
+    shape = (*size, source_channels + channels)
+    got = decode_all(refs, decode, cfg, workers, on_progress, how=how, shape=shape)
+    x, y = got.images[..., :source_channels], got.images[..., source_channels:]
+    return Dataset(x, y, skipped=got.skipped + left_out)
 
 
 def open_unpaired(
@@ -63,9 +65,9 @@ def open_unpaired(
             pixels = read_image(ref.read(), name=ref.label).pixels if apart else _halves(ref, cfg)[half]
             return to_channels(center_crop_resize(pixels, size), c)
 
-        check_size(len(refs), *size, c)
-        images, _, skipped = decode_all(refs, decode, cfg, workers, on_progress)
-        return np.stack(images), skipped
+        how = ("side", None if apart else half, size[0], c)
+        got = decode_all(refs, decode, cfg, workers, on_progress, how=how, shape=(*size, c))
+        return got.images, got.skipped
 
     chosen = (a[: cfg.subset], 0), (b[: cfg.subset], 1)
     (first, i), (second, j) = reversed(chosen) if turned else chosen

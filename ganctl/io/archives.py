@@ -237,6 +237,11 @@ def _tar_members(path: Path) -> list[tuple[Member, str]]:
                 raise BadArchive(f"cannot read archive {quoted(path)}", f"it ends inside {quoted(i.name)}")
             name = i.name.removeprefix("./")
             found.append((Member(path, name, i.size, float(i.mtime), i.offset_data, 0 if why else i.size, -1, 0), why))
+        # tarfile takes the end of the file, or a damaged header, for the end of the tar; POSIX wants blocks of zeros.
+        f.seek(archive.offset)
+        if f.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            why = f"it has no end mark after its {len(found)} members: it is damaged or cut short"
+            raise BadArchive(f"cannot read archive {quoted(path)}", why, "copy it again, or make it anew")
     return found
 
 

@@ -229,7 +229,8 @@ def from_pixels(pixels: "np.ndarray", range: tuple[float, float]) -> "Tensor":
     import torch
 
     low, high = range
-    planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+    # Pixels may be mapped from a file and not be written to, which PyTorch does not like.
+    planes = torch.from_numpy(np.require(pixels.transpose(0, 3, 1, 2), requirements=["C", "W"]))
     return planes.float() * ((high - low) / 255) + low
 
 

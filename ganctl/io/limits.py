@@ -16,6 +16,12 @@ MAX_REQUEST_BYTES = 60_000
 """Bytes of the request kept in an image: JPEG holds at most 64 KiB of EXIF."""
 MAX_FILES = 5_000_000
 """Files one folder or archive may list."""
+MAX_SHARDS = 100_000
+"""Tars that one pattern, or one folder, may stand for."""
+MAX_BESIDE_BYTES = 1 << 20
+"""Bytes of a file beside an image that tells its class or its caption."""
+MAX_CLASSES = 1_000_000
+"""Classes that labels may number."""
 MAX_FOLDER_DEPTH = 64
 """Folders inside folders that the lister follows."""
 MAX_LIST_BYTES = 256 << 20

@@ -1,4 +1,4 @@
-"""The one lister of images: a folder, a zip or tar, or a single file; and the inputs of a command."""
+"""The one lister of images: a folder, a zip or tar, several tars, or a single file; and the inputs of a command."""
 
 import codecs
 import fnmatch
@@ -17,9 +17,12 @@ from ganctl.errors import UsageError, quoted
 from ganctl.io.archives import BadArchive, Member, kind_of, read_contents, read_member
 from ganctl.io.files import read_regular
 from ganctl.io.images import BadImage
-from ganctl.io.limits import MAX_FILES, MAX_FOLDER_DEPTH, MAX_IMAGE_BYTES, MAX_LIST_BYTES
+from ganctl.io.limits import MAX_FILES, MAX_FOLDER_DEPTH, MAX_IMAGE_BYTES, MAX_LIST_BYTES, MAX_SHARDS
+from ganctl.io.shards import files_beside, further_images, key_of, shard_paths
 
 EXTENSIONS = frozenset(f".{e}" for e in "png jpg jpeg jpe jfif webp gif bmp tif tiff ppm pgm pbm pnm".split())  # noqa: SIM905
+
+INDEX = "dataset.json"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class ImageRef:
     mtime: float
     source: Path | Member | None
     """None is standard input."""
+    beside: tuple[Member, ...] = ()
+    """In an archive, the files of the same sample (io/shards.py)."""
 
     @property
     def label(self) -> str:
@@ -72,6 +77,8 @@ class Listing:
     skipped: tuple[tuple[str, str], ...]
     others: tuple[tuple[str, int], ...]
     """Extensions of the files that are no images, with their number, most frequent first."""
+    index: Path | Member | None = None
+    """The file `dataset.json` at the top, if there is one: classes by name (data/labels.py)."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +90,25 @@ class Input:
 
 
 def scan(source: str | Path, *, recursive: bool = True) -> Listing:
-    """Lists a folder, zip, tar or single file. Raises UsageError (no such path, damaged archive)."""
+    """Lists a folder, zip, tar or single file. Raises UsageError (no such path, damaged archive).
+
+    A folder of tars, or a pattern such as `shard-{000..003}.tar`, is the tars together, in their order.
+    """
+    if shards := shard_paths(source):
+        return _scan_shards(shards, recursive)
     path = Path(source)
     try:
         info = path.stat()
     except (OSError, ValueError) as e:
         raise UsageError(f"cannot read {quoted(source)}", _missing(path, e)) from e
     if stat.S_ISDIR(info.st_mode):
-        return _scan_folder(path, recursive)
+        found = _scan_folder(path, recursive)
+        if not found.images and any(extension == ".tar" for extension, _ in found.others):
+            shards = sorted(p for p in path.glob("*.tar") if p.is_file() and not p.name.startswith("."))
+            if len(shards) > MAX_SHARDS:
+                raise UsageError(f"cannot list {quoted(path)}", f"it holds more than {MAX_SHARDS} tars")
+            return _scan_shards(shards, recursive) if shards else found
+        return found
     if not stat.S_ISREG(info.st_mode):
         raise UsageError(f"cannot read {quoted(source)}", "it is neither a folder nor a regular file")
     if kind_of(path):
@@ -206,7 +224,9 @@ def _scan_folder(root: Path, recursive: bool) -> Listing:
             kept.append(ref)
         else:
             skipped.append((ref.name, f"it is a link to {first}"))
-    return Listing(tuple(sorted(kept, key=lambda r: r.name)), tuple(sorted(skipped)), tuple(others.most_common()))
+    kept.sort(key=lambda r: r.name)
+    index = root / INDEX if (root / INDEX).is_file() else None
+    return Listing(tuple(kept), tuple(sorted(skipped)), tuple(others.most_common()), index)
 
 
 def _walk(root: Path, recursive: bool, skipped: list[tuple[str, str]]) -> Iterator[tuple[os.DirEntry, str]]:
@@ -249,10 +269,24 @@ def _walk(root: Path, recursive: bool, skipped: list[tuple[str, str]]) -> Iterat
         stack += [(p, n + "/", depth + 1) for link, p, n in reversed(deeper) if not link]
 
 
+def _scan_shards(paths: Sequence[Path], recursive: bool) -> Listing:
+    """Several archives as one set: each one's images in name order, one archive after the other."""
+    parts = [_scan_archive(path, recursive) for path in paths]
+    others = sum((Counter(dict(part.others)) for part in parts), Counter())
+    images = tuple(ref for part in parts for ref in part.images)
+    if len(images) > MAX_FILES:
+        raise UsageError(f"cannot list {quoted(paths[0])} and others", f"they hold more than {MAX_FILES} images")
+    # A name may be in several archives; what is left out is told with its own.
+    skipped = [(f"{path}:{name}", why) for path, part in zip(paths, parts, strict=True) for name, why in part.skipped]
+    return Listing(images, tuple(skipped), tuple(others.most_common()))
+
+
 def _scan_archive(path: Path, recursive: bool) -> Listing:
     contents = read_contents(path)
     images, others = [], Counter[str]()
     skipped = [(n, w) for n, w in contents.skipped if Path(n).suffix.lower() in EXTENSIONS]
+    beside = files_beside(contents.members)
+    further = further_images((m.name for m in contents.members if Path(m.name).suffix.lower() in EXTENSIONS), beside)
     for m in contents.members:
         parts = m.name.split("/")
         suffix = Path(m.name).suffix.lower()
@@ -260,10 +294,13 @@ def _scan_archive(path: Path, recursive: bool) -> Listing:
             others[suffix or "(no extension)"] += 1
         elif any(p.startswith(".") or p == "__MACOSX" for p in parts):
             skipped.append((m.name, "it is hidden"))
+        elif m.name in further:
+            skipped.append((m.name, further[m.name]))
         elif recursive or len(parts) == 1:
-            images.append(ImageRef(m.name, m.size, m.mtime, m))
+            images.append(ImageRef(m.name, m.size, m.mtime, m, beside.get(key_of(m.name), ())))
     images.sort(key=lambda r: r.name)
-    return Listing(tuple(images), tuple(sorted(skipped)), tuple(others.most_common()))
+    index = next((m for m in contents.members if m.name == INDEX), None)
+    return Listing(tuple(images), tuple(sorted(skipped)), tuple(others.most_common()), index)
 
 
 def _identity(ref: ImageRef) -> object:
@@ -273,6 +310,8 @@ def _identity(ref: ImageRef) -> object:
 
 
 def _matches(given: str) -> list[str]:
+    if shard_paths(given):
+        return [given]
     if os.path.lexists(given) or not glob.has_magic(given):
         return [given] if os.path.lexists(given) else []
     if "**" in given.split("/"):

@@ -138,6 +138,8 @@ class Tick:
     sec_per_kimg: float
     terms: dict[str, float]
     """Mean of every loss term."""
+    wait: float = 0.0
+    """Share of the time, 0 to 1, in which steps waited for their data."""
 
 
 @dataclass
@@ -183,7 +185,8 @@ def fit(
     """
     p = state.progress
     begun, last_time, last_nimg = time.monotonic(), time.monotonic(), p.nimg
-    end = round(cfg.kimg * 1000)
+    end, waited = round(cfg.kimg * 1000), [0.0]
+    batches = clocked(batches, waited)
     while p.nimg < end:
         before = p.nimg
         train_step(state, phases, batches, cfg)
@@ -193,8 +196,9 @@ def fit(
         if snap or crossed(before, p.nimg, cfg.tick):
             now = time.monotonic()
             rate = (now - last_time) / max(p.nimg - last_nimg, 1) * 1000
-            on_tick(Tick(p.nimg, p.step, now - begun, rate, drain(state)))
-            last_time, last_nimg = now, p.nimg
+            wait = waited[0] / max(now - last_time, 1e-9)
+            on_tick(Tick(p.nimg, p.step, now - begun, rate, drain(state), wait))
+            last_time, last_nimg, waited[0] = now, p.nimg, 0.0
         if snap:
             on_snapshot()
             last_time = time.monotonic()
@@ -204,6 +208,15 @@ def fit(
         if stopping and not done:
             return False
     return True
+
+
+def clocked(batches: Iterator[Batch], waited: list[float]) -> Iterator[Batch]:
+    """The same batches. The seconds that each was waited for are added to the one number of `waited`."""
+    begun = time.monotonic()
+    for batch in batches:
+        waited[0] += time.monotonic() - begun
+        yield batch
+        begun = time.monotonic()
 
 
 def augmentation(state: State, cfg: TrainConfig) -> Callable[[Tensor], Tensor]:

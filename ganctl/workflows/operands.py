@@ -15,6 +15,7 @@ from ganctl.io.bundle import is_bundle
 from ganctl.io.idx import IdxImage, idx_images
 from ganctl.io.listing import ImageRef, no_images, scan
 from ganctl.io.progress import SILENT, Reporter
+from ganctl.io.shards import shard_paths
 
 if TYPE_CHECKING:
     from ganctl.metrics.statistics import Stats
@@ -73,6 +74,8 @@ def operand(ref: str, reporter: Reporter = SILENT, *, least: int = 2) -> Operand
         return Operand(ref, "model")
     if path.exists():
         return Operand(ref, "model") if path.suffix.lower() == ".safetensors" else _images(ref, path, reporter, least)
+    if shard_paths(path):
+        return _images(ref, path, reporter, least)
     # `data/real` could be a Hub repository, but beside an existing `data/` it is a folder that is not there.
     if catalog.REPO.fullmatch(name) and not path.parent.is_dir():
         return Operand(ref, "model")

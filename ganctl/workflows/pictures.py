@@ -208,7 +208,7 @@ def real_side(metric: str, data: "Dataset", device: Any, reporter: Reporter = SI
     with contextlib.suppress(UsageError):  # absent, or damaged: it is made again
         if training.fits(metric, found := read_stats(path), device=device, reporter=reporter):
             return found
-    batches = (data.x[i : i + STEP] for i in range(0, len(data), STEP))
+    batches = (data.x[i : i + STEP].copy() for i in range(0, len(data), STEP))
     made = training.prepare(metric, batches, device=device, reporter=reporter)
     if made:
         with contextlib.suppress(GanctlError):  # a cache that cannot be written costs time, nothing else

@@ -22,7 +22,11 @@ POINTS = 500
 WIDTH, HEIGHT, LEFT, BELOW = 460, 160, 68, 18
 """Of a curve's drawing, and of the margins that its numbers stand in."""
 NOT_CURVES = ("nimg", "kimg", "time", "step")
-UNITS = {"sec_per_kimg": "seconds per thousand images", "memory_gib": "memory at its peak, GiB"}
+UNITS = {
+    "sec_per_kimg": "seconds per thousand images",
+    "wait": "share of the time in which steps waited for data",
+    "memory_gib": "memory at its peak, GiB",
+}
 """What comes after the losses."""
 TITLES = {
     "D_auc": "D_auc: share of pairs that D puts in the right order (½ is guessing)",

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ganctl.train.checkpoint import Scores
     from ganctl.train.loop import State, Tick
 
+WORTH_TELLING = 0.05
+"""Share of the time spent waiting for data from which on a tick shows it; the log always has it."""
+
 
 @dataclass
 class Session:
@@ -120,8 +123,10 @@ class Session:
         names = sorted(terms, key=lambda name: name in ("D_auc", "D_sign"))
         told = {name: terms[name] for name in names if not name.endswith(GRADIENT)}
         used = memory(self.state.progress.device)
-        self.on_tick({**shown, **told, **self.scores.metrics, **used})
-        self.log({"step": tick.step, "sec_per_kimg": round(tick.sec_per_kimg, 3), **terms, **used})
+        slow = {"wait": tick.wait} if tick.wait >= WORTH_TELLING else {}
+        self.on_tick({**shown, **told, **self.scores.metrics, **slow, **used})
+        pace = {"sec_per_kimg": round(tick.sec_per_kimg, 3), "wait": round(tick.wait, 4)}
+        self.log({"step": tick.step, **pace, **terms, **used})
 
     def _overfitting(self) -> dict[str, float]:
         """D's view of images that were held out. On every rank: networks may talk to each other."""

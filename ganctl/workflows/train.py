@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ganctl.config import config
 from ganctl.errors import DivergedError, UsageError, did_you_mean, quoted
 from ganctl.io.progress import SILENT, Reporter
+from ganctl.io.shards import is_there
 from ganctl.workflows.recipe import Recipe, find, resolve, structural_change
 from ganctl.workflows.stopping import Stop, StopNow, asked_to_stop
 
@@ -106,7 +107,7 @@ def check_log(names: tuple[str, ...]) -> None:
 
 
 def check_path(path: str) -> None:
-    if not path.startswith("toy:") and not Path(path).exists():
+    if not path.startswith("toy:") and not is_there(path):
         raise UsageError(f"cannot read {quoted(path)}", "there is no such file or folder")
 
 
@@ -129,7 +130,7 @@ def check(request: TrainRequest) -> Plan:
     recipe = resolve(request.recipe, {"data.path": request.data, **request.changes}, request.settings)
     if recipe.data.path is None:
         why = "neither DATA nor the recipe's data.path names any"
-        raise UsageError("no training data", why, "pass a folder, zip or IDX file")
+        raise UsageError("no training data", why, "pass a folder, zip, tars or IDX file")
     for path in filter(None, (recipe.data.path, recipe.data.path_b)):
         check_path(path)
     if request.estimate or not (run / "recipe.yaml").is_file():
@@ -319,7 +320,7 @@ def _fit(session: "Session", stop: Stop) -> None:
 def open_data(recipe: Recipe, workers: int, reporter: Reporter) -> "Dataset":
     """The recipe's data as its model takes it; images left out are warned of. Raises UsageError."""
     from ganctl.data import few_labels, held_out, open_dataset
-    from ganctl.data.images import some
+    from ganctl.data.decode import some
 
     cfg = recipe.config
     classes = getattr(cfg, "classes", None)
@@ -346,6 +347,8 @@ def open_data(recipe: Recipe, workers: int, reporter: Reporter) -> "Dataset":
     if data.skipped:
         what = f"{len(data.skipped)} of {len(data) + len(data.skipped)} images in {quoted(recipe.data.path)} left out"
         reporter.warn(what, some(data.skipped), "all are listed in the run's run.json")
+    for told in data.notes:
+        reporter.note(told)
     if recipe.data.labels is not None:
         return few_labels(data, recipe.data.labels)
     return held_out(data, recipe.data.holdout) if recipe.data.holdout else data

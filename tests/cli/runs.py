@@ -157,7 +157,8 @@ def assert_same_run(a: Path, b: Path) -> None:
 def log(run: Path) -> list[dict[str, Any]]:
     """log.jsonl without what depends on the clock and the machine."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "sec_per_kimg", "memory_gib")} for line in lines]
+    clock = ("time", "sec_per_kimg", "wait", "memory_gib")
+    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 
 def kept(run: Path) -> list[Path]:

@@ -308,8 +308,8 @@ def test_photos_of_any_size_are_cropped_at_random(tmp_path: Path, monkeypatch: p
     one.whole[2][0, 0] ^= 1  # type: ignore[index]
     assert one.fingerprint() != data.fingerprint()
     # Half of what they take, and they are refused before all are decoded.
-    monkeypatch.setattr("ganctl.data.images.MAX_DECODED_BYTES", 4000)
-    with pytest.raises(UsageError, match="cannot hold the images of"):
+    monkeypatch.setattr("ganctl.data.decode.MAX_DECODED_BYTES", 4000)
+    with pytest.raises(UsageError, match=r"cannot hold 4 images of .*; the cache has .* GiB free"):
         opened(folder, channels=3, crop="random", max_bad=0.5)
 
 

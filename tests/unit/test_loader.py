@@ -1,11 +1,12 @@
 """The order of the data: by seed and place alone, over epochs, ranks, micro-batches and restarts."""
 
 import itertools
+import threading
 
 import numpy as np
 import torch
 
-from ganctl.data import DataConfig, Dataset
+from ganctl.data import DataConfig, Dataset, loader
 from ganctl.data.loader import batches
 
 
@@ -111,6 +112,23 @@ def test_beside_each_image_comes_one_of_another_class():
     turned = taken(18, data, DataConfig(pairs="classes", mirror=True))
     left = [torch.cat([getattr(g, side) for g in turned])[:, 0, 0, 0] < 50 for side in "xy"]
     assert all(0 < int(t.sum()) < len(t) for t in left) and not torch.equal(*left)
+
+
+def test_the_next_batches_are_made_while_one_is_trained_on(monkeypatch):
+    made, whole = threading.Semaphore(0), loader._batch
+
+    def noted(*args):
+        made.release()
+        return whole(*args)
+
+    monkeypatch.setattr(loader, "_batch", noted)
+    stream = batches(numbered(), DataConfig(), size=4, resolution=4, seed=3)
+    first = next(stream)
+    # Without asking for more: the first, and AHEAD others. No others are begun.
+    assert all(made.acquire(timeout=30) for _ in range(1 + loader.AHEAD)) and not made.acquire(timeout=0.05)
+    stream.close()
+    monkeypatch.undo()
+    assert torch.equal(first.x, taken(1, numbered())[0].x)
 
 
 def photos() -> Dataset:

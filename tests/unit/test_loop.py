@@ -1,6 +1,7 @@
 """The loop against its definition: order of phases, gradients, averages, schedules, divergence."""
 
 import math
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -177,6 +178,23 @@ def test_ticks_and_snapshots_fall_on_fixed_counts_and_stops_end_no_tick():
     late: list = []
     s = state()
     assert trained(104, s, batches(), late) and late == whole, "asked at the very end, nothing is left to do"
+
+
+def test_the_share_of_waiting_for_data_is_measured():
+    def slow():
+        for batch in batches():
+            time.sleep(0.05)
+            yield batch
+
+    phases = [Phase("D", ("D",), d_loss)]
+    shares = {}
+    for name, source in (("fast", batches()), ("slow", slow())):
+        ticks = []
+        fit(state(), phases, source, config(), on_tick=ticks.append, on_snapshot=lambda: time.sleep(0.1))
+        assert len(ticks) == 2 and all(0 <= tick.wait <= 1 for tick in ticks)
+        # The time that a snapshot takes is neither waiting nor in the share.
+        shares[name] = min(tick.wait for tick in ticks), max(tick.wait for tick in ticks)
+    assert shares["fast"][0] < 0.5 < 0.6 < shares["slow"][0]
 
 
 def test_crossing_a_multiple():
