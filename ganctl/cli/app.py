@@ -13,7 +13,7 @@ from ganctl.errors import UsageError, did_you_mean, quoted
 
 COMMANDS = {
     "Use a model": ("sample", "interpolate", "invert", "translate"),
-    "Measure and train": ("fid", "train"),
+    "Measure and train": ("fid", "train", "dataset"),
     "Models": ("zoo", "convert"),
     "Set up": ("doctor", "completion"),
 }
@@ -26,6 +26,16 @@ EPILOG = (
 class Group(TyperGroup):
     """A group whose unknown commands are refused like every other usage error."""
 
+    default = ""
+    """The command that is meant where the first word is none; with one, no command is unknown."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if self.default and args:
+            word = _first_word(args, [*self.params, *self.commands[self.default].params])
+            asked = word is None and {"-h", "--help"} & set(args)
+            args = args if word in self.commands or asked else [self.default, *args]
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]
         name = args[0]
         if name not in self.commands and not name.startswith("-"):
@@ -36,6 +46,18 @@ class Group(TyperGroup):
                 f"{near} see: {ctx.command_path} --help".strip(),
             )
         return super().resolve_command(ctx, args)
+
+
+def _first_word(args: list[str], params: list[Any]) -> str | None:
+    """The first argument that is neither an option nor an option's value; None if there is none."""
+    flags = {o: getattr(p, "is_flag", False) for p in params for o in (*p.opts, *p.secondary_opts)}
+    values = {o for o, flag in flags.items() if o.startswith("-") and not flag}
+    is_value = False
+    for arg in args:
+        if not is_value and not arg.startswith("-"):
+            return arg
+        is_value = not is_value and arg in values
+    return None
 
 
 class Command(TyperCommand):
@@ -116,7 +138,7 @@ def _add(app: typer.Typer, panel: str, name: str, module: Any) -> None:
     if group is None:
         app.command(name, cls=Command, rich_help_panel=panel, add_help_option=False)(with_common(getattr(module, name)))
         return
-    group.info.cls = Group
+    group.info.cls = getattr(module, "GROUP", Group)
     for command in group.registered_commands:
         command.callback = with_common(command.callback)
         command.add_help_option = False

@@ -92,11 +92,12 @@ def answer(shell: str, words: list[str]) -> int:
             command = command.commands[word]
             path.append(word)
         else:
+            command = _meant(command)
             arguments += 1
     if waiting is not None:
         found = _values(waiting, current)
     elif current.startswith("-") and not plain:
-        found = _options(command, current)
+        found = _options(_meant(command), current)
     else:
         found = _arguments(command, path, current, arguments)
     for value, help_text in found:
@@ -133,7 +134,8 @@ def _options(command: Any, current: str) -> Found:
 def _arguments(command: Any, path: list[str], current: str, count: int) -> Found:
     if hasattr(command, "commands"):
         known = [(n, _line(c.help)) for n, c in command.commands.items() if not c.hidden]
-        return [(n, h) for n, h in known if n.startswith(current) and not count]
+        found = [(n, h) for n, h in known if n.startswith(current) and not count]
+        return found + _arguments(_meant(command), path, current, count) if _meant(command) is not command else found
     positional = [p for p in command.params if p.param_type_name == "argument"]
     if count >= len(positional) and not (positional and positional[-1].nargs == -1):
         return []
@@ -144,6 +146,12 @@ def _arguments(command: Any, path: list[str], current: str, count: int) -> Found
     if path == ["train"] and place.name == "recipe":
         return [(n, "") for n in _recipes() if n.startswith(current)] + found
     return found
+
+
+def _meant(command: Any) -> Any:
+    """Of a group whose commands may be left out, the one that is meant then."""
+    default = getattr(command, "default", "")
+    return command.commands[default] if default else command
 
 
 def _option(command: Any, word: str) -> Any:

@@ -189,7 +189,7 @@ def open_dataset(
         raise UsageError(
             f"no classes in {quoted(cfg.path)}",
             "this model learns classes",
-            "sort the images into one folder for each class, or name them as docs/datasets.md has it",
+            "sort the images into one folder for each class, or name them as docs/dataset.md has it",
         )
     if cfg.pairs == "classes" and (data.c is None or (data.c == data.c[0]).all()):
         where = f"cannot use the images in {quoted(cfg.path)}"

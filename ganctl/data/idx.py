@@ -34,7 +34,7 @@ def open_idx(path: Path, cfg: DataConfig, resolution: int, channels: int) -> Dat
     images = read_idx(path)
     if images.ndim not in (3, 4) or images.dtype != np.uint8 or len(images) == 0:
         raise UsageError(f"cannot use {quoted(path)}", f"it holds {images.dtype} of shape {images.shape}, not images")
-    labels = _labels(path, len(images))
+    labels = labels_beside(path, len(images))
     images = images[: cfg.subset]
     if images.ndim == 3:
         images = images[..., None]
@@ -57,7 +57,8 @@ def open_idx(path: Path, cfg: DataConfig, resolution: int, channels: int) -> Dat
     return Dataset(images, c=labels[: cfg.subset], classes=names, whole=whole)
 
 
-def _labels(path: Path, n: int) -> np.ndarray | None:
+def labels_beside(path: Path, n: int) -> np.ndarray | None:
+    """Class numbers [n] of the label file beside an image file, if any. Raises UsageError for another number."""
     name = path.name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
     beside = path.with_name(name)
     if name == path.name or not beside.is_file():

@@ -48,15 +48,15 @@ def classes_of(found: Listing, refs: Sequence[ImageRef], only: Literal["folders"
     notes: list[str] = []
     if only != "folders":
         if found.index is not None and (labels := _indexed(found.index, refs, notes)) is not None:
-            return _numbered(*labels)
+            return numbered(*labels)
         if any(r.beside for r in refs) and (written := _beside(refs, notes)) is not None:
-            return _numbered(written, ())
+            return numbered(written)
     if only != "json":
         folders = [PurePosixPath(r.name.removeprefix(SPLIT)).parent.as_posix() for r in refs]
         names = set(folders)
         # NVIDIA's tools spread images over folders of a thousand, 00000 and so on, that are no classes.
-        if len(names) >= 2 and "." not in names and found.index is None:
-            return _numbered(folders, ())
+        if len(names) >= 2 and "." not in names and (found.index is None or only == "folders"):
+            return numbered(folders)
     return Classes(notes=tuple(notes))
 
 
@@ -80,7 +80,7 @@ def ignored(found: Listing) -> list[str]:
     return [f"{sum(n for _, n in others)} files beside the images are not read: {named}{more}"]
 
 
-def _numbered(labels: Sequence[int | str], names: Sequence[str]) -> Classes:
+def numbered(labels: Sequence[int | str], names: Sequence[str] = ()) -> Classes:
     """Numbers stay as they are, with the names given for them; names are numbered in their order."""
     if all(isinstance(label, int) for label in labels):
         c = np.array(labels, np.int64)

@@ -179,9 +179,28 @@ def request_of_zip(path: Path) -> dict | None:
     return value if isinstance(value, dict) else None
 
 
+def request_of_tar(path: Path) -> dict | None:
+    """The request `tar_writer` kept, or None."""
+    import json
+
+    try:
+        if kind_of(path) != "tar" or read_regular(path, limit=512, whole=False)[156:157] != tarfile.XGLTYPE:
+            return None
+        with path.open("rb") as f, tarfile.open(fileobj=f, mode="r:") as archive:
+            value = json.loads(archive.pax_headers["comment"])
+    except Exception:  # tarfile raises far more than it documents: not an archive of ours
+        return None
+    return value if isinstance(value, dict) else None
+
+
 @contextlib.contextmanager
-def tar_writer(stream: IO[bytes]) -> Iterator[Callable[[str, bytes], None]]:
-    """`add(name, data)` for a tar on a stream that need not seek (stdout). The end mark comes only after success."""
+def tar_writer(
+    stream: IO[bytes], *, request: Mapping[str, Any] | None = None
+) -> Iterator[Callable[[str, bytes], None]]:
+    """`add(name, data)` for a tar on a stream that need not seek (stdout). The end mark comes only after success.
+
+    `request` is kept as the tar's comment (JSON in a global pax header), where `request_of_tar` finds it.
+    """
 
     def add(name: str, data: bytes) -> None:
         if why := unsafe_name(name):
@@ -191,6 +210,10 @@ def tar_writer(stream: IO[bytes]) -> Iterator[Callable[[str, bytes], None]]:
         # Not tarfile's own stream, which writes once more, and complains, when it is collected after a closed pipe.
         stream.write(info.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
 
+    if request is not None:
+        import json
+
+        stream.write(tarfile.TarInfo.create_pax_global_header({"comment": json.dumps(request)}))
     yield add
     stream.write(bytes(2 * tarfile.BLOCKSIZE))
     stream.flush()

@@ -78,6 +78,39 @@ def read_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS, numbers:
         raise BadImage(where, "it is damaged or cut short") from e
 
 
+@dataclass(frozen=True)
+class Look:
+    """What an image's header says."""
+
+    width: int
+    """Upright, as the height."""
+    height: int
+    grey: bool
+    """Whether it has one channel when decoded."""
+    format: str
+    """One of FORMATS."""
+
+
+def look(data: bytes) -> Look | None:
+    """An image's header, its pixels undecoded; None where it cannot be read."""
+    from ganctl.io.headers import fault_in, raw_of_plain
+    from ganctl.io.png import check_png, pixels_only
+
+    png = data.startswith(b"\x89PNG")
+    if check_png(data) if png else fault_in(data):
+        return None
+    try:
+        with open_image(pixels_only(data) if png else raw_of_plain(data) or data) as image:
+            width, height = image.size
+            # Of a TIFF, Pillow's size is the upright one already.
+            if image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8):
+                width, height = height, width
+            grey = (image.mode in ("1", "L") or image.mode.startswith("I")) and "transparency" not in image.info
+            return Look(width, height, grey, str(image.format))
+    except Exception:  # Pillow raises nearly anything; decoding will say what is wrong
+        return None
+
+
 def to_channels(pixels: "np.ndarray", channels: int) -> "np.ndarray":
     """uint8 [H, W, C] with 1, 3 or 4 channels: alpha goes over white, colour becomes luma, grey is repeated."""
     import numpy as np

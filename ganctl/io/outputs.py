@@ -128,6 +128,10 @@ def request_in(path: Path) -> dict[str, Any] | None:
         return _npy_request(path)
     if suffix in (".html", ".htm"):
         return _html_request(path)
+    if suffix == ".tar":
+        from ganctl.io.archives import request_of_tar
+
+        return request_of_tar(path)
     if suffix in (".gif", ".mp4", ".webm"):
         from ganctl.io.video import request_of_video
 
