@@ -25,7 +25,7 @@ def estimate(recipe: Recipe, data: "Dataset", state: "State", stop: Callable[[],
     from ganctl.data.loader import batches
     from ganctl.load import family
     from ganctl.train.distributed import any_rank
-    from ganctl.train.loop import clipped, train_step
+    from ganctl.train.loop import adapted, train_step
 
     cfg, p = recipe.train, state.progress
     size = recipe.config.resolution
@@ -39,7 +39,7 @@ def estimate(recipe: Recipe, data: "Dataset", state: "State", stop: Callable[[],
         rank=p.rank,
         world=p.world,
     )
-    phases = clipped(family(recipe.model).phases(recipe.config), recipe.train)
+    phases = adapted(family(recipe.model).phases(recipe.config), recipe.train)
     # Networks that grow are timed as they end: no run takes longer than was said.
     p.nimg = round(cfg.kimg * 1000)
 

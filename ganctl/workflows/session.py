@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from ganctl.train.checkpoint import Scores
     from ganctl.train.loop import State, Tick
 
-WORTH_TELLING = 0.05
-"""Share of the time spent waiting for data from which on a tick shows it; the log always has it."""
-
 
 @dataclass
 class Session:
@@ -123,8 +120,7 @@ class Session:
         names = sorted(terms, key=lambda name: name in ("D_auc", "D_sign"))
         told = {name: terms[name] for name in names if not name.endswith(GRADIENT)}
         used = memory(self.state.progress.device)
-        slow = {"wait": tick.wait} if tick.wait >= WORTH_TELLING else {}
-        self.on_tick({**shown, **told, **self.scores.metrics, **slow, **used})
+        self.on_tick({**shown, **told, **self.scores.metrics, **used})
         pace = {"sec_per_kimg": round(tick.sec_per_kimg, 3), "wait": round(tick.wait, 4)}
         self.log({"step": tick.step, **pace, **terms, **used})
 

@@ -38,6 +38,7 @@ QUICK = {
     ("interpolate", "dcgan-mnits"): (2, 300, set()),
     ("invert", "dcgan-mnits", "x.png"): (2, 300, set()),
     ("translate", "pix2pix-emjoi", "x.png"): (2, 300, set()),
+    ("dataset", "gone", "-o", "x.zip"): (2, 300, set()),
     ("zoo", "pull", "inception"): (2, 300, set()),
     ("zoo", "info", "inception"): (2, 300, set()),
     ("completion", "bash"): (0, 250, set()),
