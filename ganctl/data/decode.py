@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ class _Work:
         self.kept, self.skipped = [], []
         workers = max(1, self.workers)
         # Ctrl-C must not wait for a hundred thousand images that nobody will look at.
-        with closing(ordered(self._attempt, self.refs, workers, ahead=4 * workers)) as results:
+        with closing(ordered(self._attempt, self.refs, workers, ahead=2 * workers)) as results:
             for i, got in enumerate(results):
                 self.on_progress("decoding images", i + 1, len(self.refs))
                 if isinstance(got, BadImage):
@@ -163,22 +164,27 @@ def some(skipped: Sequence[tuple[str, str]]) -> str:
 def _key(refs: Sequence[Any], how: tuple[Any, ...]) -> str:
     """Names the pixels: the files by place, size and time, how they are decoded, and by which Pillow."""
     digest = hashlib.sha256(json.dumps([PROTOCOL, PIL.__version__, how]).encode())
-    archives: dict[Any, Any] = {}
+    places: dict[Path, list[Any]] = {}
     for ref in refs:
         parts = ref if isinstance(ref, tuple) else (ref,)
-        rows = [None if part is None else _identity(part, archives) for part in parts]
+        rows = [None if part is None else _identity(part, places) for part in parts]
         digest.update(json.dumps(rows).encode() + b"\n")
     return digest.hexdigest()[:40]
 
 
-def _identity(ref: ImageRef, archives: dict[Any, Any]) -> list[Any]:
+def _identity(ref: ImageRef, places: dict[Path, list[Any]]) -> list[Any]:
+    """Where it is, how long and how old; `places` has the folders and archives that were looked up before."""
     if isinstance(ref.source, Member):
         archive = ref.source.archive
-        if archive not in archives:
+        if archive not in places:
             info = archive.stat()
-            archives[archive] = [str(archive.resolve()), info.st_size, info.st_mtime_ns]
-        return [*archives[archive], ref.name, ref.source.offset, ref.size]
-    return [str(ref.path.resolve()) if ref.path else "", ref.size, ref.mtime]
+            places[archive] = [str(archive.resolve()), info.st_size, info.st_mtime_ns]
+        return [*places[archive], ref.name, ref.source.offset, ref.size]
+    assert ref.source
+    folder = ref.source.parent
+    if folder not in places:
+        places[folder] = [str(folder.resolve())]
+    return [*places[folder], ref.source.name, ref.size, ref.mtime]
 
 
 def _bytes_of(ref: Any) -> int:

@@ -84,9 +84,11 @@ def _augment(sides: list[np.ndarray], cfg: DataConfig, places: np.ndarray, strea
         flip = cfg.mirror and rng.random() < 0.5
         top, left = rng.integers(0, cfg.jitter + 1, 2) if cfg.jitter else (0, 0)
         for a in sides:
-            a[row] = a[row, :, ::-1] if flip else a[row]
-            # A random crop moves to the corner, where all crops are then cut at once.
-            a[row] = np.roll(a[row], (-top, -left), (0, 1))
+            if flip:
+                a[row] = a[row, :, ::-1]
+            if top or left:
+                # A random crop moves to the corner, where all crops are then cut at once.
+                a[row] = np.roll(a[row], (-top, -left), (0, 1))
 
 
 def _part(image: np.ndarray, side: int, cfg: DataConfig, stream: tuple[int, int, int]) -> np.ndarray:

@@ -99,12 +99,14 @@ def read_decoded(key: str) -> Decoded | None:
 
 def write_decoded(key: str, pictures: "Iterable[np.ndarray]", told: Callable[[], Any]) -> None:
     """Keeps pictures as they come, and then what `told()` says of them. Raises GanctlError (disk full)."""
+    import numpy as np
+
     _make_room()
     with atomic_folder(folder() / key) as temporary:
         shapes: list[Sequence[int]] = []
         with (temporary / PIXELS).open("wb") as f:
             for picture in pictures:
-                f.write(picture.tobytes())
+                f.write(np.ascontiguousarray(picture).data)
                 shapes.append(picture.shape)
         same = len(set(shapes)) == 1
         facts = {"version": VERSION, "n": len(shapes), "shapes": shapes[:1] if same else shapes, "told": told()}

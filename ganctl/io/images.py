@@ -325,7 +325,9 @@ def _to_uint8(image: "Image.Image", where: str) -> "tuple[np.ndarray, list[str]]
         return ((wide.astype(np.uint32) + 128) // 257).astype(np.uint8)[..., None], ["16 bits reduced to 8"]
     told = ["16 bits reduced to 8"] if bits == 16 else []
     transparent = "transparency" in image.info
-    if mode in ("1", "L") and not transparent:
+    if mode in ("L", "RGB") and not transparent:
+        return _array(image), told  # not converted to what it is, which takes a third of decoding's time
+    if mode == "1" and not transparent:
         return _array(image.convert("L")), told
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or transparent:
         if mode in ("La", "RGBa"):
