@@ -31,7 +31,7 @@ _PATTERNS = {
     "revision": (COMMIT, "a full commit of 40 hex digits (0-9a-f)"),
     "file": (re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors"), "a .safetensors file name without folders"),
     "sha256": (re.compile(r"[0-9a-f]{64}"), "a full sha256 of 64 hex digits (0-9a-f)"),
-    "prefix": (re.compile(r"[0-9a-f]{8,64}"), "a sha256, or its published beginning of at least 8 hex digits (0-9a-f)"),
+    "prefix": (re.compile(r"[0-9a-f]{7,64}"), "a sha256, or its published beginning of at least 7 hex digits (0-9a-f)"),
     "net": (re.compile(r"[A-Za-z_][\w.]*"), "the name of a network"),
 }
 _CARD: dict[str, type | tuple[type, ...]] = {

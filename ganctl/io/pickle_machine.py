@@ -150,6 +150,8 @@ class Machine:
     def name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise Refused("it names something that is not text")
+        if module.partition(".")[0] == "dill":
+            raise Refused("it was written with dill, which stores code (StyleGAN-XL's snapshots are)")
         if (module, name) not in self.known:
             raise Refused(f"it refers to {printable(module[:80])}.{printable(name[:80])}, which is code and not data")
         self.push(Global(module, name))

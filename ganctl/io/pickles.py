@@ -43,6 +43,7 @@ STRANGERS = (
     (b"version https://git-lfs", "it is a Git LFS pointer, not the file itself"),
     (b"<", "it is a web page, not the file itself"),
     (b"\x89PNG", "it is an image"),
+    (b"\x89HDF", "it is an HDF5 file, as Keras writes them"),
     (b"\x93NUMPY", "it is a NumPy array"),
     (b"\x1f\x8b", "it is packed with gzip: unpack it first"),
 )

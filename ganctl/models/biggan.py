@@ -19,6 +19,7 @@ from ganctl.nn.norm import ConditionalBatchNorm, GainNorm, standing_statistics
 from ganctl.nn.projection import WIDTHS, ProjectionDiscriminator, UpBlock, attended, published_discriminator, widths
 from ganctl.nn.spectral import SNConv2d, SNLinear
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.published import residual as published
 from ganctl.ranges import Count, Moment, Rate, Weight, Widths
 from ganctl.spec import Image, Label
 
@@ -51,6 +52,8 @@ class Config:
     """ε of batch norms (the authors' PyTorch code)."""
     sn_eps: Rate = 1e-6
     """ε of spectral norms (the same)."""
+    spectral: bool = True
+    """False: G's weights are used as they are. Those of some published generators were divided when they were read."""
     ortho: Weight = 1e-4
     """β of orthogonal regularisation (eq. 3; sec. 3.1)."""
     standing: Annotated[int, Ge(1), Le(1000)] = 16
@@ -83,24 +86,25 @@ class Generator(nn.Module):
         if not self.part:
             raise UsageError(f"cannot build biggan with z_dim = {cfg.z_dim}", f"z has {n + 1} parts", "choose more")
         self.z_dim = self.part * (n + 1)
+        normal: dict[str, Any] = {"eps": cfg.sn_eps, "spectral": cfg.spectral}
 
         def conv(inputs: int, outputs: int, kernel: int) -> SNConv2d:
-            return SNConv2d(inputs, outputs, kernel, eps=cfg.sn_eps)
+            return SNConv2d(inputs, outputs, kernel, **normal)
 
         def norm(width: int) -> ConditionalBatchNorm:
-            maps = (SNLinear(cfg.shared_dim + self.part, width, bias=False, eps=cfg.sn_eps) for _ in range(2))
+            maps = (SNLinear(cfg.shared_dim + self.part, width, bias=False, **normal) for _ in range(2))
             return ConditionalBatchNorm(width, *maps, eps=cfg.bn_eps)
 
         first, *rest = (k * cfg.ngf for k in widths("biggan", cfg.resolution))
         with_attention = attended("biggan", cfg.resolution, cfg.attention)
         self.shared = nn.Embedding(cfg.classes, cfg.shared_dim)
         nn.init.orthogonal_(self.shared.weight)
-        self.linear = SNLinear(self.part, first * self.base**2, eps=cfg.sn_eps)
+        self.linear = SNLinear(self.part, first * self.base**2, **normal)
         blocks, width = [], first
         for i, out in enumerate(rest):
             row: list[nn.Module] = [UpBlock(width, out, conv=conv, norm=norm)]
             if self.base << (i + 1) in with_attention:
-                row.append(SelfAttention(out, eps=cfg.sn_eps))
+                row.append(SelfAttention(out, **normal))
             blocks.append(nn.ModuleList(row))
             width = out
         self.blocks = nn.ModuleList(blocks)
@@ -201,7 +205,11 @@ def optimizers(cfg: Config) -> dict[str, Optimizer]:
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """G or D of the authors' PyTorch code (`blocks.0.0.conv1.weight`): G with a shared embedding and z in parts."""
+    """G or D of the authors' PyTorch code (`blocks.0.0.conv1.weight`), G of OpenMMLab (`noise2feat`) and StudioGAN
+    (`linear0`): with a shared embedding and z in parts.
+    """
+    if published.kind(state) == "biggan":
+        return _generator(published.rows(state) or {}, studio="bn4.running_var" in state)
     count = numbered_blocks(state, r"blocks\.(\d{1,2})\.0\.conv2\.weight")
     linear, last = state.get("linear.weight"), state.get(f"blocks.{count - 1}.0.conv2.weight")
     if last is None or linear is None or linear.ndim != 2 or "blocks.0.0.conv4.weight" in state:
@@ -218,3 +226,21 @@ def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str
         return cfg, {"G": tensors}
     found = published_discriminator(state)
     return (found[0], {"D": tensors}) if found and found[1] and found[0]["classes"] else None
+
+
+def _generator(
+    tensors: dict[str, Tensor], *, studio: bool
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    sizes, shared = published.sizes(tensors), tensors.get("shared.weight")
+    if sizes is None or shared is None or shared.ndim != 2 or sizes["blocks"] not in WIDTHS:
+        return None
+    if studio and (var := tensors.get("norm.running_var")) is not None:
+        # ε of the last norm is 1e-5 here and 1e-4 there.
+        tensors["norm.running_var"] = var + (published.EPS - 1e-5)
+    cfg = {
+        "resolution": 4 << sizes["blocks"], "channels": sizes["channels"], "classes": shared.shape[0],
+        "shared_dim": shared.shape[1], "ngf": sizes["width"] // WIDTHS[sizes["blocks"]][-1],
+        "z_dim": sizes["inputs"] * (sizes["blocks"] + 1), "attention": [8 << i for i in sizes["follows"]],
+        "bn_eps": published.EPS if studio else 1e-5, "spectral": "linear.u0" in tensors,
+    }  # fmt: skip
+    return cfg, {"G": published.last_layers(tensors)}

@@ -22,6 +22,7 @@ from ganctl.nn.projection import WIDTHS, attended, widths
 from ganctl.nn.spectral import SNConv2d, SNEmbedding, SNLinear
 from ganctl.phase import Adam, Optimizer, Phase
 from ganctl.published import biggan as published
+from ganctl.published import residual
 from ganctl.ranges import Count, Moment, Rate, Weight, Widths
 from ganctl.spec import Image, Label
 
@@ -277,13 +278,16 @@ def optimizers(cfg: Config) -> dict[str, Optimizer]:
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """G or D of the authors' PyTorch code (`blocks.0.0.conv4.weight`), or Hugging Face's G (`generator.gen_z`).
+    """G or D of the authors' PyTorch code (`blocks.0.0.conv4.weight`), G of Hugging Face (`generator.gen_z`), OpenMMLab
+    (`noise2feat`) and StudioGAN (`linear0`).
 
     Blocks are taken to come in twos, of which the second doubles the size: no tensor says it.
     """
     if published.is_theirs(state):
         found = published.hugging_face(state)
         return None if found is None else (found[0], {"G": found[1]})
+    if residual.kind(state) == "biggan_deep":
+        return _generator(residual.rows(state) or {}, studio="bn4.running_var" in state)
     tensors = {k: v for k, v in state.items() if not k.endswith(".sv0")}
     linear, shared, embed = (state.get(f"{k}.weight") for k in ("linear", "shared", "embed"))
     if linear is None or linear.ndim != 2 or "blocks.0.0.conv4.weight" not in state:
@@ -314,10 +318,34 @@ def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str
     return cfg, {"D": tensors}
 
 
+def _generator(
+    tensors: dict[str, Tensor], *, studio: bool
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    """OpenMMLab kept Hugging Face's order of conditions, [z, class], and of the first map, [h, w, c]; of its ε 1e-5."""
+    sizes, shared = residual.sizes(tensors), tensors.get("shared.weight")
+    if sizes is None or shared is None or shared.ndim != 2 or "blocks.0.0.conv4.weight" not in tensors:
+        return None
+    z_dim = sizes["inputs"] - shared.shape[1]
+    measures = _sizes(tensors, sizes["blocks"], "blocks.{}.0.conv1.weight", "blocks.{}.0.conv4.weight")
+    if measures is None or z_dim < 1:
+        return None
+    if not studio:
+        tensors = {k: v if k.startswith("shared.") else published.class_first(k, v, z_dim) for k, v in tensors.items()}
+    cfg = {
+        "channels": sizes["channels"], "classes": shared.shape[0], "shared_dim": shared.shape[1], "z_dim": z_dim,
+        "g_attention": sizes["follows"], "bn_eps": residual.EPS if studio else 1e-5, "spectral": "linear.u0" in tensors,
+        **measures,
+    }  # fmt: skip
+    return cfg, {"G": residual.last_layers(tensors)}
+
+
 def _sizes(state: Mapping[str, Tensor], count: int, first: str, last: str) -> dict[str, Any] | None:
     """Resolution and widths of a G of so many blocks, whose first and last convolutions bear these names."""
-    if not count or count % DEPTH or count // DEPTH not in WIDTHS or state[first.format(0)].ndim != 4:
+    start, ends = state.get(first.format(0)), [state.get(last.format(i)) for i in range(count)]
+    if not count or count % DEPTH or count // DEPTH not in WIDTHS or start is None or start.ndim != 4:
         return None
-    outputs = [state[last.format(i)].shape[0] for i in range(count)]
-    widths = (state[first.format(0)].shape[1], *outputs)
+    outputs = [end.shape[0] for end in ends if end is not None and end.ndim == 4]
+    if len(outputs) != count:
+        return None
+    widths = (start.shape[1], *outputs)
     return {"resolution": 4 << (count // DEPTH), "g_widths": widths, "ngf": widths[-1]}

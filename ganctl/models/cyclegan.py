@@ -265,8 +265,8 @@ def optimizers(cfg: Config) -> dict[str, Optimizer]:
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """The authors' PyTorch generator, one direction a file: `model.1`, `model.10.conv_block.1` … in one sequence; those
-    of OpenMMLab, both directions in one file.
+    """The authors' PyTorch generator, one direction a file: `model.1`, `model.10.conv_block.1` … in one sequence, GAN
+    Compression's full ones too; those of OpenMMLab, both directions in one file.
 
     Instance norms saved with running statistics by its oldest versions are read without them.
     """
@@ -282,6 +282,10 @@ def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str
 
 
 def _one_way(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    if any(re.fullmatch(r"model\.\d{1,3}\.conv_block\.6\.weight", k) and t.ndim == 4 for k, t in state.items()):
+        # A layer of dropout, which draws nothing at test time, stands before the second half of a block.
+        for there, here in ((".6.", ".5."), (".7.", ".6.")):
+            state = {k.replace(f"conv_block{there}", f"conv_block{here}"): t for k, t in state.items()}
     blocks = sum(re.fullmatch(r"model\.\d{1,3}\.conv_block\.1\.weight", k) is not None for k in state)
     first, last = state.get("model.1.weight"), state.get(f"model.{17 + blocks}.weight")
     if not blocks or first is None or last is None or first.ndim != 4 or last.ndim != 4:

@@ -1,10 +1,16 @@
 """LSGAN: Mao et al., Least Squares Generative Adversarial Networks, 2017. arXiv:1611.04076."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
 from ganctl.config import config
 from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.models import dcgan
-from ganctl.models.dcgan import Nets
+from ganctl.models.dcgan import Layers, Nets
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.published.convolutional import openmmlab_lsgan
 from ganctl.ranges import Count, Moment, Rate, Real
 
 TRAIN = {"batch": 64}
@@ -25,6 +31,8 @@ class Config:
     """Width of G's last hidden layer."""
     ndf: Count = 64
     """Width of D's first layer (fig. 2)."""
+    g_layers: Layers | None = None
+    """G's layers where a published network begins with a linear one, as fig. 2 does; None: DCGAN's."""
     d_batch_norm: bool = True
     """False leaves it out of D."""
     loss: Loss = "least_squares"
@@ -51,6 +59,9 @@ def networks(cfg: Config) -> dcgan.Config:
         ngf=cfg.ngf,
         ndf=cfg.ndf,
         d_batch_norm=cfg.d_batch_norm,
+        g_layers=cfg.g_layers,
+        g_first="linear_norm" if cfg.g_layers else "conv",
+        g_bias=cfg.g_layers is not None,
     )
 
 
@@ -77,3 +88,9 @@ def phases(cfg: Config) -> list[Phase]:
 
 def optimizers(cfg: Config) -> dict[str, Optimizer]:
     return {"G": Adam(cfg.glr, cfg.beta1), "D": Adam(cfg.dlr, cfg.beta1)}
+
+
+def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    """G of OpenMMLab's own architecture for it (`noise2feat_head`)."""
+    found = openmmlab_lsgan(state)
+    return found and (found[0], {"G": found[1]})

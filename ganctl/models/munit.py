@@ -300,11 +300,14 @@ def optimizers(cfg: Config) -> dict[str, Optimizer]:
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """The authors' `gen_*.pt`: `a` and `b`, an auto-encoder each, with `enc_style`, `enc_content`, `mlp` and `dec`.
+    """The authors' `gen_*.pt`: `a` and `b`, an auto-encoder each, with `enc_style`, `enc_content`, `mlp` and `dec`; GAN
+    Compression's, one auto-encoder that serves both sides (its test script).
 
     Buffers of its AdaIN layers and of instance norms of its oldest versions are read without.
     """
     sides = {s: {k[2:]: v for k, v in state.items() if k.startswith(f"{s}.")} for s in "ab"}
+    if "enc_style.model.0.conv.weight" in state:
+        sides = {"a": dict(state), "b": dict(state)}
     (a, b) = found = [sizes(side) for side in sides.values()]
     if a is None or b is None or not all("enc_style.model.0.conv.weight" in side for side in sides.values()):
         return None

@@ -14,9 +14,10 @@ from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.nn.attention import SelfAttention
 from ganctl.nn.layers import class_given, halvings, normal_prior
 from ganctl.nn.norm import BatchNorm, ConditionalBatchNorm
-from ganctl.nn.projection import ProjectionDiscriminator, UpBlock, attended, published_discriminator, widths
+from ganctl.nn.projection import WIDTHS, ProjectionDiscriminator, UpBlock, attended, published_discriminator, widths
 from ganctl.nn.spectral import SNConv2d, SNLinear
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.published import residual as published
 from ganctl.ranges import Count, Moment, Rate, Widths
 from ganctl.spec import Image, Label
 
@@ -44,6 +45,10 @@ class Config:
     attention: Widths | None = None
     """Sides of the feature maps with self-attention; None: 64 px, the best of table 1, half the resolution where that
     is less."""
+    bn_eps: Rate = 1e-5
+    """ε of batch norms; 1e-4 in the networks of OpenMMLab and StudioGAN."""
+    spectral: bool = True
+    """False: G's weights are used as they are. Those of published generators were divided when they were read."""
     loss: Loss = "hinge"
     """Eq. 4."""
     glr: Rate = 1e-4
@@ -56,14 +61,14 @@ class Config:
     """… and second (sec. 4)."""
 
 
-def norm_of(classes: int) -> Any:
+def norm_of(classes: int, eps: float) -> Any:
     """Conditional batch norm: a scale and a shift for each class."""
 
     def norm(channels: int) -> ConditionalBatchNorm:
         gain, bias = nn.Embedding(classes, channels), nn.Embedding(classes, channels)
         nn.init.zeros_(gain.weight)  # the scale is 1 + gain
         nn.init.zeros_(bias.weight)
-        return ConditionalBatchNorm(channels, gain, bias)
+        return ConditionalBatchNorm(channels, gain, bias, eps=eps)
 
     return norm
 
@@ -79,18 +84,22 @@ class Generator(nn.Module):
         self.z_dim = cfg.z_dim
         width, *rest = (k * cfg.ngf for k in widths("sagan", cfg.resolution))
         with_attention = attended("sagan", cfg.resolution, cfg.attention)
-        self.linear = SNLinear(cfg.z_dim, width * self.base**2)
+
+        def conv(inputs: int, outputs: int, kernel: int) -> SNConv2d:
+            return SNConv2d(inputs, outputs, kernel, spectral=cfg.spectral)
+
+        self.linear = SNLinear(cfg.z_dim, width * self.base**2, spectral=cfg.spectral)
         rows, side = [], self.base
         for out in rest:
             side *= 2
-            row: list[nn.Module] = [UpBlock(width, out, conv=SNConv2d, norm=norm_of(cfg.classes))]
+            row: list[nn.Module] = [UpBlock(width, out, conv=conv, norm=norm_of(cfg.classes, cfg.bn_eps))]
             if side in with_attention:
-                row.append(SelfAttention(out))
+                row.append(SelfAttention(out, spectral=cfg.spectral))
             rows.append(nn.ModuleList(row))
             width = out
         self.blocks = nn.ModuleList(rows)
-        self.norm = BatchNorm(width)
-        self.out = SNConv2d(width, cfg.channels, 3)
+        self.norm = BatchNorm(width, eps=cfg.bn_eps)
+        self.out = conv(width, cfg.channels, 3)
 
     def forward(self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"]) -> Float[Tensor, "n k h w"]:
         h = self.linear(z).unflatten(1, (-1, self.base, self.base))
@@ -142,8 +151,24 @@ def optimizers(cfg: Config) -> dict[str, Optimizer]:
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """D in the PyTorch code of Brock et al. 2019, which can build this paper's."""
+    """G of OpenMMLab (`noise2feat`) and StudioGAN (`linear0`), a BigGAN without shared embedding too; D in the PyTorch
+    code of Brock et al. 2019, which can build this paper's.
+    """
+    if published.kind(state) == "sagan":
+        return _generator(published.rows(state) or {})
     sizes, wide = published_discriminator(state) or ({}, True)
     if wide or not sizes["attention"] or not sizes["classes"]:
         return None
     return sizes, {"D": {k: v for k, v in state.items() if not k.endswith(".sv0")}}
+
+
+def _generator(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    sizes, table = published.sizes(tensors), tensors.get("blocks.0.0.bn1.gain.weight")
+    if sizes is None or table is None or table.ndim != 2 or sizes["blocks"] not in WIDTHS:
+        return None
+    cfg = {
+        "resolution": 4 << sizes["blocks"], "channels": sizes["channels"], "z_dim": sizes["inputs"],
+        "ngf": sizes["width"] // WIDTHS[sizes["blocks"]][-1], "classes": table.shape[0],
+        "attention": [8 << i for i in sizes["follows"]], "bn_eps": published.EPS, "spectral": False,
+    }  # fmt: skip
+    return cfg, {"G": dict(tensors)}

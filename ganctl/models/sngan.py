@@ -1,6 +1,7 @@
 """SNGAN: Miyato, Kataoka, Koyama & Yoshida, Spectral Normalization for Generative Adversarial Networks, 2018. arXiv:1802.05957."""  # noqa: E501
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,9 @@ from ganctl.config import config
 from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.nn.layers import class_given, halvings, normal_prior
 from ganctl.nn.norm import BatchNorm, ConditionalBatchNorm
-from ganctl.nn.projection import ProjectionDiscriminator, UpBlock, published_discriminator, widths
+from ganctl.nn.projection import WIDTHS, ProjectionDiscriminator, UpBlock, published_discriminator, widths
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.published import residual as published
 from ganctl.ranges import Count, Moment, Rate
 from ganctl.spec import Image, Label
 
@@ -39,6 +41,8 @@ class Config:
     """Width of G's last block at 128 px; its blocks have 4 times that up to 32 px: 256 (table 4)."""
     ndf: Count = 32
     """The same for D: 128 (table 4)."""
+    bn_eps: Rate = 1e-5
+    """ε of batch norms; 1e-4 in the networks of OpenMMLab and StudioGAN."""
     loss: Loss = "hinge"
     """Eq. 16 and 17."""
     n_dis: Count = 5
@@ -56,15 +60,15 @@ class Config:
 class ClassNorm(nn.Module):
     """Batch norm with a scale and a shift for each class (Miyato & Koyama 2018, appendix A), or plain without any."""
 
-    def __init__(self, channels: int, classes: int | None) -> None:
+    def __init__(self, channels: int, classes: int | None, eps: float) -> None:
         super().__init__()
         if classes:
             gain, bias = nn.Embedding(classes, channels), nn.Embedding(classes, channels)
             nn.init.zeros_(gain.weight)  # the scale is 1 + gain
             nn.init.zeros_(bias.weight)
-            self.norm: nn.Module = ConditionalBatchNorm(channels, gain, bias)
+            self.norm: nn.Module = ConditionalBatchNorm(channels, gain, bias, eps=eps)
         else:
-            self.norm = BatchNorm(channels)
+            self.norm = BatchNorm(channels, eps=eps)
         self.classes = classes
 
     def forward(self, x: Float[Tensor, "n c h w"], c: Int[Tensor, " n"] | None) -> Float[Tensor, "n c h w"]:
@@ -89,9 +93,9 @@ class Generator(nn.Module):
         self.linear = nn.Linear(cfg.z_dim, first * self.base**2)
         blocks = []
         for width, out in itertools.pairwise([first, *rest]):
-            blocks.append(UpBlock(width, out, conv=convolution, norm=lambda n: ClassNorm(n, cfg.classes)))
+            blocks.append(UpBlock(width, out, conv=convolution, norm=lambda n: ClassNorm(n, cfg.classes, cfg.bn_eps)))
         self.blocks = nn.ModuleList(blocks)
-        self.norm = BatchNorm(rest[-1])
+        self.norm = BatchNorm(rest[-1], eps=cfg.bn_eps)
         self.out = nn.Conv2d(rest[-1], cfg.channels, 3, padding=1)
         xavier(self)
 
@@ -161,8 +165,30 @@ def optimizers(cfg: Config) -> dict[str, Optimizer]:
 
 
 def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
-    """D in the PyTorch code of Brock et al. 2019, which can build this paper's."""
+    """G of OpenMMLab (`noise2feat`) and StudioGAN (`linear0`), without spectral norm; D in the PyTorch code of Brock et
+    al. 2019, which can build this paper's.
+    """
+    if published.kind(state) == "sngan":
+        return _generator(published.rows(state) or {})
     sizes, wide = published_discriminator(state) or ({}, True)
     if wide or sizes.pop("attention"):
         return None
     return sizes, {"D": {k: v for k, v in state.items() if not k.endswith(".sv0")}}
+
+
+def _generator(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    sizes, table = published.sizes(tensors), tensors.get("blocks.0.0.bn1.gain.weight")
+    if sizes is None or sizes["blocks"] not in WIDTHS or sizes["follows"] or (table is not None and table.ndim != 2):
+        return None
+    cfg = {
+        "resolution": 4 << sizes["blocks"], "channels": sizes["channels"], "z_dim": sizes["inputs"],
+        "ngf": sizes["width"] // WIDTHS[sizes["blocks"]][-1], "classes": None if table is None else table.shape[0],
+        "bn_eps": published.EPS,
+    }  # fmt: skip
+    # A block is no row of its own here, and each of its norms stands one level deeper.
+    names = {k: re.sub(r"^blocks\.(\d+)\.0\.(bn\d\.)?", lambda m: f"blocks.{m[1]}.{_deeper(m[2])}", k) for k in tensors}
+    return cfg, {"G": {names[k]: v for k, v in tensors.items()}}
+
+
+def _deeper(norm: str | None) -> str:
+    return f"{norm}norm." if norm else ""

@@ -1,7 +1,8 @@
 """WGAN-GP: Gulrajani et al., Improved Training of Wasserstein GANs, 2017. arXiv:1704.00028."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from ganctl.config import config
 from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.losses.regularizers import gradient_penalty
+from ganctl.models import dcgan
 from ganctl.nn.layers import halvings, normal_prior
 from ganctl.nn.norm import BatchNorm
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
+from ganctl.published.convolutional import openmmlab_wgan_gp
 from ganctl.ranges import Count, Moment, Rate, Weight
 from ganctl.spec import Image
 
@@ -32,6 +35,8 @@ class Config:
     """Dimension of z (appendix F)."""
     width: Count = 128
     """Feature maps of every block, G and critic (appendix F)."""
+    g_layers: dcgan.Layers | None = None
+    """Layers of a published G that is a stack of DCGAN's transposed convolutions; None: appendix F's blocks."""
     batch_norm: bool = True
     """In G only: the penalty speaks of single samples, so the critic has none (sec. 4, "No critic batch norm")."""
     loss: Loss = "wasserstein"
@@ -120,12 +125,18 @@ class Discriminator(nn.Module):
 
 @dataclass
 class Nets:
-    G: Generator
+    G: Generator | dcgan.Generator
     D: Discriminator
 
 
 def build(cfg: Config) -> Nets:
-    return Nets(Generator(cfg), Discriminator(cfg))
+    return Nets(stack(cfg) if cfg.g_layers else Generator(cfg), Discriminator(cfg))
+
+
+def stack(cfg: Config) -> dcgan.Generator:
+    """OpenMMLab's G: ProGAN's stages without its norms, here as transposed convolutions with batch norm."""
+    sizes = {"resolution": cfg.resolution, "channels": cfg.channels, "z_dim": cfg.z_dim, "g_layers": cfg.g_layers}
+    return dcgan.Generator(dcgan.Config(**sizes, g_first="conv_relu_norm", g_bias=True, batch_norm=cfg.batch_norm))
 
 
 def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
@@ -149,3 +160,9 @@ def phases(cfg: Config) -> list[Phase]:
 
 def optimizers(cfg: Config) -> dict[str, Optimizer]:
     return {"G": Adam(cfg.glr, cfg.beta1, cfg.beta2), "D": Adam(cfg.dlr, cfg.beta1, cfg.beta2)}
+
+
+def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]] | None:
+    """G of OpenMMLab (`noise2feat`, `conv_blocks.N`, `to_rgb`), which is no residual network."""
+    found = openmmlab_wgan_gp(state)
+    return found and (found[0], {"G": found[1]})

@@ -38,10 +38,10 @@ def hugging_face(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str,
     z_dim = first.shape[1] - embedding.shape[0]
     found = {"shared.weight": embedding.T.contiguous()}
     for key, tensor in tensors.items():
-        turned = turn(tensor, z_dim) if re.search(r"(scale|offset|gen_z)\.weight$", key) else tensor
+        turned = turn(tensor, z_dim) if re.search(r"(scale|offset)\.weight$", key) else tensor
         if key.startswith("generator.gen_z."):
-            rows = turned.unflatten(0, (16, -1)).transpose(0, 1).flatten(0, 1)
-            found[f"linear.{key.rpartition('.')[2]}"] = rows.contiguous()
+            name = f"linear.{key.rpartition('.')[2]}"
+            found[name] = class_first(name, tensor, z_dim)
         elif key.startswith("generator.conv_to_rgb."):
             found[f"output_layer.2.{key.rpartition('.')[2]}"] = tensor[:COLOURS].clone()
         elif key.startswith("generator.bn."):
@@ -98,6 +98,13 @@ def block_names(tensors: Mapping[str, Tensor]) -> dict[int, str] | None:
         found[number] = f"blocks.{block}.{int(kinds[number])}"
     # Blocks come in twos.
     return found if numbers == set(kinds) and block % 2 else None
+
+
+def class_first(name: str, tensor: Tensor, z_dim: int) -> Tensor:
+    """A tensor under our name: conditions [class, z] in place of [z, class], the first map [c, h, w] of [h, w, c]."""
+    if name.startswith("linear.") and tensor.ndim and tensor.shape[0] % 16 == 0:
+        return turn(tensor, z_dim).unflatten(0, (16, -1)).transpose(0, 1).flatten(0, 1).contiguous()
+    return turn(tensor, z_dim) if re.search(r"\.(gain|bias)\.weight$", name) else tensor
 
 
 def turn(weight: Tensor, z_dim: int) -> Tensor:

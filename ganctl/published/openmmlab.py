@@ -1,6 +1,6 @@
 """OpenMMLab's checkpoints (mmgen, mmagic): `generator.`, `generator_ema.`, `discriminator.` in one state dict.
 
-Its pipelines read images as BGR, so its StyleGANs draw BGR; files converted to RGB say so in their name ("rgb").
+Its pipelines read images as BGR, so its networks draw BGR; files converted to RGB say so in their name ("rgb").
 """
 
 import re
@@ -16,8 +16,18 @@ AUGMENT = "ada_aug."
 
 
 def is_theirs(state: Mapping[str, Tensor]) -> bool:
-    """Whether it is the state of a StyleGAN2 or StyleGAN3 generator, or of their discriminator."""
-    return any(k.startswith("style_mapping.") for k in state) or "convs.0.0.conv.weight_orig" in state
+    """Whether it is the state of a generator or a StyleGAN2 discriminator."""
+    style = any(k.startswith("style_mapping.") for k in state) or "convs.0.0.conv.weight_orig" in state
+    return style or _of_noise(state)
+
+
+def _of_noise(state: Mapping[str, Tensor]) -> bool:
+    """Whether it is the state of a DCGAN, LSGAN, WGAN-GP, SNGAN, SAGAN or BigGAN generator.
+
+    ProGAN's begins so too; its family knows that it draws BGR.
+    """
+    begins = any(k.startswith(("noise2feat.", "noise2feat_head.")) for k in state)
+    return begins and not any(k.startswith("torgb_layers.") for k in state)
 
 
 def order_of(name: str) -> ChannelOrder:
@@ -29,6 +39,8 @@ def rgb(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The same with the channels of the layers next to the image reversed; other layouts come back as they are."""
     if not is_theirs(state):
         return state
+    if _of_noise(state):
+        return _turned_end(state)
     last = max((int(m[1]) for k in state if (m := re.match(r"synthesis\.L(\d{1,3})_", k))), default=-1)
     out = rf"to_rgb(1|s\.\d+)\.(conv\.weight|(conv\.)?bias)|synthesis\.L{last}_\d+_\d+\.(weight|bias)"
 
@@ -41,6 +53,18 @@ def rgb(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return tensor
 
     return {k: turned(k, t) for k, t in state.items()}
+
+
+def _turned_end(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With the outputs of the last convolution reversed, and with them the u of its spectral norm."""
+    last = max((int(m[1]) for k in state if (m := re.match(r"conv_blocks\.(\d{1,3})\.", k))), default=-1)
+    ends = ("output_layer.conv.", "to_rgb.conv.")
+    prefix = next((end for end in ends if any(k.startswith(end) for k in state)), f"conv_blocks.{last}.conv.")
+    # Transposed convolutions, of DCGAN and LSGAN, are [in, out, k, k].
+    transposed = any(k.startswith(("noise2feat.conv.", "noise2feat_head.")) for k in state)
+    axes = {"weight": int(transposed), "weight_orig": 0, "bias": 0, "weight_u": 0, "u0": 1}
+    names = {f"{prefix}{end}": axis for end, axis in axes.items()}
+    return {k: _flip(t, names[k]) if k in names else t for k, t in state.items()}
 
 
 def _flip(tensor: Tensor, axis: int) -> Tensor:

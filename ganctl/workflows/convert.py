@@ -15,6 +15,7 @@ from ganctl.io.bundle import Bundle, fill_bundle, is_bundle, read_bundle
 from ganctl.io.files import atomic_folder, sha256
 from ganctl.io.outputs import check_writable, default_folder, request_for, settle, shown_name
 from ganctl.io.progress import SILENT, Reporter
+from ganctl.published.others import TENSORFLOW, named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,6 +117,9 @@ def _kind(request: ConvertRequest) -> Literal["file", "model"]:
     path = Path(request.source).expanduser()
     beside = path.suffix == ".safetensors" and is_bundle(path.parent)
     if path.is_file() and not beside:
+        if TENSORFLOW.fullmatch(path.name):
+            where = f"cannot use weights {quoted(request.source)}"
+            raise WeightsError(where, "it is a part of a TensorFlow 1 checkpoint, which TensorFlow alone reads", SEE)
         return "file"
     if path.suffix.lower() in catalog.FOREIGN_SUFFIXES and not path.is_dir():
         why = "it is not a regular file" if path.exists() else "there is no such file"
@@ -333,6 +337,8 @@ def _describe(states: "Mapping[str, Held]") -> str:
         told = ", ".join(printable(n) for n in dict.fromkeys(names))
         return f"it is an NVIDIA snapshot of {told}: no family here has these networks"
     state = max(plain, key=len)
+    if what := named(state):
+        return f"it is {what}: no family here is that"
     first = next(iter(state))
     shape = tuple(state[first].shape)
     told = f"no known layout has its {len(state)} tensors; the first is {quoted(first)} of shape {shape}"

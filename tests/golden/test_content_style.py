@@ -15,12 +15,13 @@ from tests.conftest import golden
 from tests.golden.test_networks import close, read, upstream
 
 
-@pytest.fixture(scope="module")
-def both_ways() -> tuple[munit.Generator, dict, dict]:
-    """The recorded auto-encoder in both domains' places: B decodes what A encodes."""
+@pytest.fixture(scope="module", params=["the authors' file", "one for both domains"])
+def both_ways(request) -> tuple[munit.Generator, dict, dict]:
+    """The recorded auto-encoder in both domains' places: B decodes what A encodes. GAN Compression's files have one."""
     weights, inputs, outputs, _ = read(golden("munit_adain_generator.safetensors"))
     twice = {f"{side}.{k}": v for side in "ab" for k, v in weights.items()}
-    return upstream(munit, twice, "G"), inputs, outputs  # type: ignore[return-value]
+    state = twice if "authors" in request.param else weights
+    return upstream(munit, state, "G"), inputs, outputs  # type: ignore[return-value]
 
 
 @torch.no_grad()

@@ -36,6 +36,15 @@ def test_generator(name: str) -> None:
         close(G.train()(inputs["image"]), outputs["image_batchstats"], 2e-5)
 
 
+def test_generator_with_dropout_between_a_blocks_convolutions() -> None:
+    """GAN Compression's full networks count one layer more, which draws nothing at test time."""
+    weights, *_ = read(golden("cyclegan_resnet_generator_6blocks.safetensors"))
+    counted = {k.replace("conv_block.5.", "conv_block.6."): v for k, v in weights.items()}
+    assert counted.keys() != weights.keys()
+    ours, theirs = (upstream(cyclegan, state, "G").state_dict() for state in (weights, counted))
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
 def test_pool() -> None:
     """The reference's draws, made anew from its seed, give its answers one by one."""
     path = golden("cyclegan_image_pool.safetensors")

@@ -6,6 +6,7 @@ import inspect
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -28,8 +29,16 @@ TINY = {
     "res_blocks": 1, "pool": 3, "num_blocks": 1, "growth": 4,
 }  # fmt: skip
 """Small numbers for the field's usual names; a family takes those it has."""
+
+
+def kinds(module: ModuleType) -> tuple[Any, ...]:
+    """The classes of the network users get."""
+    kind = dataclasses.fields(module.Nets)[0].type
+    return get_args(kind) or (kind,)
+
+
 TRANSLATORS = [m for m in model_names() if hasattr(family(m).Config(), "source_channels")]
-SAMPLERS = [m for m in model_names() if hasattr(dataclasses.fields(family(m).Nets)[0].type, "sample")]
+SAMPLERS = [m for m in model_names() if any(hasattr(t, "sample") for t in kinds(family(m)))]
 
 every_model = pytest.mark.parametrize("name", model_names())
 
