@@ -25,6 +25,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -71,7 +72,7 @@ def sources() -> dict[str, tuple[str, bytes]]:
     state = dcgan.build(dcgan.Config(resolution=16, ngf=2, ndf=2, z_dim=3, channels=1)).G.state_dict()
     tiny = "stylegan2ada-tiny-r32"
     g = companion(tiny, "G_ema")
-    sizes = {"resolution": 32, "num_channels": 3, "label_size": 0, "fmap_base": 256, "fmap_max": 24}
+    sizes: dict[str, Any] = {"resolution": 32, "num_channels": 3, "label_size": 0, "fmap_base": 256, "fmap_max": 24}
     mmlab = {
         "meta": {},
         "state_dict": {f"generator_ema.{k}": t for k, t in openmmlab_names(rosinality_generator(g)).items()},
