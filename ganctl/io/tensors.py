@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ganctl.errors import WeightsError, quoted
+from ganctl.errors import WeightsError, printable, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,8 @@ def read_tensors(path: Path, *, check_finite: bool = True, prefix: str = "") -> 
     except FileNotFoundError as e:
         raise WeightsError(f"cannot read weights {quoted(path)}", "there is no such file", AGAIN) from e
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, UnicodeDecodeError) as e:
-        why = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+        # The library's sentence may repeat a name in the file, and that may hold a terminal's commands.
+        why = printable(str(e).splitlines()[0][:200] if str(e) else type(e).__name__)
         raise WeightsError(f"cannot read weights {quoted(path)}", f"not a whole safetensors file: {why}", AGAIN) from e
     if not tensors:
         kind = f"no tensors {prefix}*" if prefix else "no tensors"

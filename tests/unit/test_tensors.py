@@ -50,6 +50,13 @@ def with_header(header: object, body: bytes = bytes(16)) -> bytes:
     return struct.pack("<Q", len(text)) + text + body
 
 
+def test_a_name_that_would_colour_the_screen(tmp_path: Path) -> None:
+    """Found by scripts/fuzz_reader.py: the library repeats the name of a tensor whose offsets are wrong."""
+    wrong = {"\x1b[31m": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}}
+    why = refused(tmp_path / "x.safetensors", with_header(wrong))
+    assert why.isprintable() and "x1b[31m" in why
+
+
 def test_damage(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     write_tensors(path, state())
