@@ -187,6 +187,12 @@ def score(metric: str, net: Any, data: "Dataset", recipe: Recipe, real: dict[str
     return training.score(metric, samples(net, n, STEP), real[metric], device=device)
 
 
+def stats_path(metric: str, data: "Dataset") -> Path:
+    """Where the cache keeps a metric's real side."""
+    digest = hashlib.sha256(f"training 2 {metric} {data.fingerprint()}".encode()).hexdigest()
+    return cache_root() / "stats" / f"{digest}.npz"
+
+
 def real_side(metric: str, data: "Dataset", device: Any, reporter: Reporter = SILENT) -> "Stats | None":
     """What is kept of the training data, from the cache where the same data were measured before; None if unneeded.
 
@@ -203,8 +209,7 @@ def real_side(metric: str, data: "Dataset", device: Any, reporter: Reporter = SI
 
         open_lpips("vgg", device=device, reporter=reporter)
         return None
-    digest = hashlib.sha256(f"training 2 {metric} {data.fingerprint()}".encode()).hexdigest()
-    path = cache_root() / "stats" / f"{digest}.npz"
+    path = stats_path(metric, data)
     with contextlib.suppress(UsageError):  # absent, or damaged: it is made again
         if training.fits(metric, found := read_stats(path), device=device, reporter=reporter):
             return found

@@ -243,7 +243,7 @@ def test_dry_run_and_estimate_touch_nothing(ganctl, tmp_path: Path):
     done = ganctl.ok(*command, "--estimate", "--json")
     found = json.loads(done.out)
     assert found["sec_per_kimg"] > 0 and found["kimg"] == 1 and found["memory_gib"] > 0.05
-    assert found["seconds"] == pytest.approx(found["sec_per_kimg"], abs=0.06)
+    assert found["seconds"] > found["sec_per_kimg"] + 4 * found["snapshot_seconds"] and "not_timed" not in found
     assert not (tmp_path / "run").exists() and sorted(p.name for p in tmp_path.iterdir()) == ["data", "home", "work"]
 
 
