@@ -181,7 +181,7 @@ def test_an_estimate_counts_each_phase_as_often_as_it_runs(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("model", "lazy", "per_step"),
     # Phases at 0.5 kimg in the mean, behind a batch of 8; at the end of the run, with 8 seconds every 16th step.
-    [("progan", (), 2 * 0.508), ("dcgan", ("penalties={r1: 1}", "penalty_every=16"), 2 * 1.008 + 8 / 16)],
+    [("progan", (), 2 * 0.508), ("gan", ("penalties={r1: 1}", "penalty_every=16"), 2 * 1.008 + 8 / 16)],
 )
 def test_an_estimate_is_the_mean_over_the_run_and_over_lazy_penalties(
     model: str, lazy: tuple[str, ...], per_step: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
