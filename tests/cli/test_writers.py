@@ -48,7 +48,7 @@ class Disk:
 @contextmanager
 def failing(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every system call by which Python makes, renames and flushes files and folders asks `disk` first."""
-    fsync, opened = os.fsync, os.open
+    fsync, opened, mkdir = os.fsync, os.open, os.mkdir
 
     def flush(fd: int) -> None:
         disk.change(Path(f"/proc/self/fd/{fd}").readlink())
@@ -61,7 +61,9 @@ def failing(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def before(real: Callable[..., None]) -> Callable[..., None]:
         def call(path: Any, *rest: Any, **options: Any) -> None:
-            disk.change(path)
+            # Making a folder that is there changes nothing.
+            if real is not mkdir or not Path(path).is_dir():
+                disk.change(path)
             real(path, *rest, **options)
 
         return call
