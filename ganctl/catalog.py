@@ -117,13 +117,16 @@ def zoo_path() -> Path:
     return inside if inside.is_file() else package.parent / "zoo.yaml"
 
 
-def entries() -> dict[str, ZooEntry]:
-    """Every entry by name, in the file's order. Raises UsageError listing every fault with its line."""
-    path = zoo_path()
+def entries(path: Path | None = None) -> dict[str, ZooEntry]:
+    """Every entry of the zoo, or of another file, by name, in its order.
+
+    Raises UsageError listing every fault with its line.
+    """
+    path = path or zoo_path()
     try:
         stamp = path.stat().st_mtime_ns
     except OSError as e:
-        raise UsageError(f"cannot read zoo {quoted(path)}", e.strerror or str(e), "check GANCTL_ZOO") from e
+        raise UsageError(f"cannot read zoo {quoted(path)}", e.strerror or str(e), "check --zoo and GANCTL_ZOO") from e
     return _entries(path, stamp)
 
 
@@ -337,7 +340,7 @@ class _Reader:
         if self.keys(path, value, ("url", "sha256", "format", "bytes", "net", "with"), ("url", "format")) is None:
             return None
         url, form = value.get("url"), value.get("format")
-        if "url" in value and (why := _url_fault(url)):
+        if "url" in value and (why := url_fault(url)):
             self.fault((*path, "url"), f"'{'.'.join(path)}.url' {why}")
         if "format" in value and form not in UPSTREAM_FORMATS:
             self.fault((*path, "format"), f"unknown format {quoted(form)}; known: {', '.join(UPSTREAM_FORMATS)}")
@@ -387,7 +390,7 @@ def _label(path: tuple[str | int, ...]) -> str:
     return quoted(".".join(map(printable, path)))
 
 
-def _url_fault(url: Any) -> str:
+def url_fault(url: Any) -> str:
     """Why an address is refused, or an empty string: https only, http on this machine alone, no credentials."""
     if not isinstance(url, str):
         return f"must be text, not {_kind(url)}"

@@ -14,7 +14,7 @@ from ganctl.errors import UsageError, did_you_mean, quoted
 COMMANDS = {
     "Use a model": ("sample", "interpolate", "invert", "translate"),
     "Measure and train": ("fid", "train", "dataset"),
-    "Models": ("zoo", "convert"),
+    "Models": ("zoo", "convert", "export"),
     "Set up": ("doctor", "completion"),
 }
 EPILOG = (

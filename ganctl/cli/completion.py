@@ -1,5 +1,6 @@
 """`ganctl completion SHELL`: the script a shell loads, and the answers it asks for."""
 
+import os
 import sys
 from typing import Annotated, Any, Literal
 
@@ -179,6 +180,11 @@ def _choices_of(param: Any) -> list[str]:
 def _models(path: list[str]) -> list[str]:
     from ganctl.catalog import names
 
+    if "://" in (address := os.environ.get("GANCTL_ZOO", "")):
+        from ganctl.io.hub import kept_zoo
+
+        # A Tab key makes no request: the copy of the last command does.
+        os.environ["GANCTL_ZOO"] = str(kept_zoo(address))
     return names(TASKS.get(path[-1] if path else ""))
 
 

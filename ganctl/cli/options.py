@@ -30,6 +30,7 @@ class Common:
     progress: bool = True
     color: str = "auto"
     offline: bool = False
+    zoo: str = ""
     config: str | None = None
     overwrite: bool = False
     fail_fast: bool = False
@@ -152,6 +153,10 @@ def _common_options(
     common_offline: Annotated[
         bool | None, typer.Option("--offline", help="Never touch the network.", rich_help_panel=PANEL)
     ] = None,
+    common_zoo: Annotated[
+        str | None,
+        typer.Option("--zoo", metavar="FILE|URL", help="Another zoo.yaml; also GANCTL_ZOO.", rich_help_panel=PANEL),
+    ] = None,
     common_config: Annotated[
         str | None,
         typer.Option(
@@ -231,8 +236,9 @@ def _keyword_only(signature: inspect.Signature) -> list[inspect.Parameter]:
 
 def _settle() -> None:
     """Reads the environment, checks what needs checking, and passes on what libraries read from the environment."""
-    if os.environ.get("GANCTL_DEVICE"):
-        _environment["device"] = os.environ["GANCTL_DEVICE"]
+    for name in ("device", "zoo"):
+        if value := os.environ.get(f"GANCTL_{name.upper()}"):
+            _environment[name] = value
     settled = common()
     if not DEVICES.fullmatch(settled.device):
         source = "--device" if "device" in _flags else "GANCTL_DEVICE" if "device" in _environment else "device"
@@ -242,3 +248,14 @@ def _settle() -> None:
         )
     if settled.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    if settled.zoo:
+        os.environ["GANCTL_ZOO"] = _zoo_file(settled) if "://" in settled.zoo else settled.zoo
+
+
+def _zoo_file(settled: Common) -> str:
+    """Where the zoo at an address lies on this machine, fetched where that is needed."""
+    from ganctl.cli.show import warning
+    from ganctl.io.hub import fetch_zoo
+    from ganctl.io.progress import SILENT, Reporter
+
+    return str(fetch_zoo(settled.zoo, reporter=SILENT if settled.quiet else Reporter(warn=warning)))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from ganctl.cli.display import Display, TickLines, TickTable, colored
+from ganctl.cli.display import Display, TickLines, TickTable, colored, use_color
 from ganctl.cli.options import Common, common
 from ganctl.errors import GanctlError, UsageError, printable, quoted
 
@@ -23,8 +23,10 @@ __all__ = [
     "execute",
     "for_reading",
     "json_error",
+    "picture",
     "table",
     "training_table",
+    "truecolor",
     "warning",
 ]
 
@@ -90,6 +92,20 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Rows under a header on stdout, for a person."""
     head, *lines = aligned([[name.upper() for name in header], *rows])
     _print("\n".join([colored(head, "39", sys.stdout), *lines]))
+
+
+def truecolor() -> bool:
+    """Whether stdout is a terminal that shows any colour, and may."""
+    return use_color(sys.stdout) and os.environ.get("COLORTERM") in ("truecolor", "24bit")
+
+
+def picture(pixels: Any) -> None:
+    """uint8 [h, w, 3] on a terminal: two rows a line, the upper one as the colour of ▀, the lower one behind it."""
+    lines = []
+    for upper, lower in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=True):
+        cells = (f"\x1b[38;2;{r};{g};{b};48;2;{R};{G};{B}m▀" for (r, g, b), (R, G, B) in zip(upper, lower, strict=True))
+        lines.append("".join(cells) + "\x1b[0m")
+    _print("\n".join(lines))
 
 
 def binary_stdout() -> Any:

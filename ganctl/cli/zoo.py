@@ -9,8 +9,9 @@ from ganctl.cli import show
 
 app = typer.Typer(help="Pretrained networks: list, pull, check, remove, publish.")
 
+Task = Literal["sample", "translate", "invert", "classify", "features"]
 
-COLUMNS = ("name", "task", "px", "classes", "licence", "size", "here")
+COLUMNS = ("name", "task", "px", "classes", "licence", "size", "here", "score")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A zoo name.")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Zoo names.")]
@@ -20,13 +21,13 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Zoo nam
 def list_models(
     pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Part of a name, or a shell pattern.")] = "",
     task: Annotated[
-        Literal["sample", "translate", "invert", "classify", "features"] | None,
+        Task | None,
         typer.Option(metavar="TASK", help="Only sample, translate, invert, classify or features."),
     ] = None,
     license: Annotated[str, typer.Option(help="Only this licence, such as Apache-2.0.")] = "",
     cached: Annotated[bool, typer.Option("--cached", help="Only what is on this machine.")] = False,
 ) -> None:
-    """List the zoo: name, task, resolution, classes, licence, size, cached."""
+    """List the zoo: name, task, resolution, classes, licence, size, cached, score."""
     from ganctl.workflows.zoo import ListRequest
     from ganctl.workflows.zoo import list_models as run
 
@@ -45,20 +46,27 @@ def info(name: Name) -> None:
     from ganctl.workflows.zoo import NameRequest
     from ganctl.workflows.zoo import info as run
 
-    show.execute(run, NameRequest(name=name), line=_facts)
+    found = show.execute(run, NameRequest(name=name), line=_facts)
+    if found and found["cached"] and show.for_reading() and show.truecolor():
+        from ganctl.workflows.thumbnail import thumbnail
+
+        pixels = thumbnail(name)
+        if pixels is not None:
+            show.picture(pixels)
 
 
 @app.command()
 def pull(
     names: Names = None,
     all: Annotated[bool, typer.Option("--all", help="The whole zoo.")] = False,
+    task: Annotated[Task | None, typer.Option(metavar="TASK", help="Everything of a task, such as sample.")] = None,
     metrics: Annotated[bool, typer.Option("--metrics", help="The networks that fid needs.")] = False,
 ) -> None:
     """Download models, each checked against its sha256; org/repo[@revision] of the Hub works too."""
     from ganctl.workflows.zoo import PullRequest
     from ganctl.workflows.zoo import pull as run
 
-    request = PullRequest(names=tuple(names or ()), all=all, metrics=metrics)
+    request = PullRequest(names=tuple(names or ()), all=all, task=task or "", metrics=metrics)
     show.execute(run, request, line=lambda r: f"{r['name']}\t{r['status']}\t{r['path']}", bare=lambda r: r["path"])
 
 
@@ -84,6 +92,20 @@ def verify(names: Names = None) -> None:
         line=lambda r: f"{r['name']}\t{r['status']}\t{r['sha256']}\t{r['hash'] or '-'}",
         bare=lambda r: r["name"],
     )
+
+
+@app.command()
+def check(
+    names: Names = None,
+    download: Annotated[bool, typer.Option("--download", help="Read large files too, for their sha256.")] = False,
+) -> None:
+    """Ask every address of the zoo: does it answer, with this size, with this sha256? For maintainers."""
+    from ganctl.workflows.zoo_check import CheckRequest
+    from ganctl.workflows.zoo_check import check_zoo as run
+
+    request = CheckRequest(names=tuple(names or ()), download=download)
+    # Line by line, as answers come: a table at the end would lose those before a Ctrl-C.
+    show.execute(run, request, line=_checks, bare=lambda r: r["name"] if r["status"] == "broken" else None)
 
 
 @app.command()
@@ -118,10 +140,44 @@ def _cells(r: Mapping[str, Any]) -> tuple[str, ...]:
     size = _size(r["bytes"]) if r["bytes"] else "-"
     where = "built-in" if r["builtin"] and r["cached"] else "cached" if r["cached"] else "-"
     licence = f"{r['license']}{' (non-commercial)' if r['noncommercial'] else ''}"
-    return (r["name"], r["task"], str(r["resolution"] or "-"), str(r["classes"] or "-"), licence, size, where)
+    return (
+        r["name"],
+        r["task"],
+        str(r["resolution"] or "-"),
+        str(r["classes"] or "-"),
+        licence,
+        size,
+        where,
+        _score(r),
+    )
+
+
+def _score(r: Mapping[str, Any]) -> str:
+    """The first published score, and ours beside it: `fid50k_full 2.84 (ours 2.9)`."""
+    theirs, ours = r["metrics"], r["measured"]
+    name = next(iter({**theirs, **ours}), "")
+    if not name:
+        return "-"
+    told = f"{ours[name]:g}" if name in ours else ""
+    return f"{name} {theirs[name]:g}{told and f' (ours {told})'}" if name in theirs else f"{name} ours {told}"
+
+
+def _checks(r: Mapping[str, Any]) -> str:
+    if r["status"] == "broken":
+        cells = [r["name"], r["status"], r["road"], r["error"]]
+    else:
+        size, hops = _size(r["bytes"]) if r["bytes"] else "-", r["redirects"]
+        host = f"{r['host']} ({hops} redirect{'s' * (hops > 1)})" if hops else r["host"]
+        cells = [r["name"], r["status"], r["road"], size, r["hash"] or "not read", host]
+    if not show.for_reading():
+        return "\t".join(cells)
+    widths = (32, 6, 8, 9, 20)[: len(cells) - 1]
+    return "  ".join([*map(str.ljust, cells, widths), cells[-1]])
 
 
 def _size(count: int) -> str:
+    if count < 1000:
+        return f"{count} B"
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 

@@ -6,8 +6,11 @@ A hash that nobody published is that of the first download, remembered in the us
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
+import re
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,13 +18,15 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from ganctl.catalog import COMMIT, HubFile, Upstream, ZooEntry
+from ganctl.catalog import COMMIT, HubFile, Upstream, ZooEntry, entries, url_fault
+from ganctl.config import MAX_YAML_BYTES
 from ganctl.errors import GanctlError, UsageError, WeightsError, quoted
 from ganctl.io.bundle import read_bundle
 from ganctl.io.files import atomic_write, cache_root, sha256, write_error
 from ganctl.io.network import SEE_INFO, MissingFileError, UnreachableError, download_to, hub_requests, offline
 from ganctl.io.progress import SILENT, Reporter
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
 WEIGHTS = (b"\x80", b"PK")
 """How a pickle and an archive of torch.save begin."""
 
@@ -205,6 +210,57 @@ def _cached_file(repo: str, revision: str) -> Path | None:
             return None
     path = base / "snapshots" / commit / "model.json"
     return path if COMMIT.fullmatch(commit) and path.is_file() else None
+
+
+# A zoo elsewhere
+
+
+def kept_zoo(address: str) -> Path:
+    """Where the zoo of an address is kept, whether it is there or not."""
+    return cache_root() / "zoos" / hashlib.sha256(address.encode()).hexdigest()[:16] / "zoo.yaml"
+
+
+def fetch_zoo(address: str, *, reporter: Reporter = SILENT) -> Path:
+    """The zoo.yaml at an address, read strictly before it takes the place of the one that was kept.
+
+    An address that ends in `#sha256=<64 hex>` is pinned: its copy is used without a request. Any other is asked for
+    each time; offline, or where no server answers, the copy does. Raises UsageError (no address, no zoo), WeightsError.
+    """
+    url, pinned, wanted = address.partition("#sha256=")
+    what, path = f"cannot use zoo {quoted(url)}", kept_zoo(address)
+    fault = url_fault(url) or ("has no sha256 of 64 hex digits" if pinned and not SHA256.fullmatch(wanted) else "")
+    if fault:
+        raise UsageError(what, f"it {fault}", "give a file, or https://HOST/zoo.yaml, perhaps with #sha256=DIGEST")
+    here = path.is_file() and (not pinned or file_digest(path) == wanted)
+    if here and (pinned or offline()):
+        return path
+    if offline():
+        raise WeightsError(
+            what, "it is not cached, and --offline or HF_HUB_OFFLINE forbids requests", "run once without"
+        )
+    stream = io.BytesIO()
+    try:
+        download_to(url, stream, expected=0, limit=MAX_YAML_BYTES, reporter=reporter, stage="zoo")
+    except UnreachableError as e:
+        if not here:
+            raise
+        reporter.warn("using the cached copy of the zoo", e.message, e.hint)
+        return path
+    data = stream.getvalue()
+    if pinned and (found := hashlib.sha256(data).hexdigest()) != wanted:
+        raise WeightsError(
+            what, f"its sha256 is {found}, the address says {wanted}", "ask whoever gave you the address"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder, "zoo.yaml")
+        fresh.write_bytes(data)
+        try:
+            entries(fresh)
+        except UsageError as e:
+            raise UsageError(what, e.why, e.hint) from e
+    with atomic_write(path) as f:
+        f.write(data)
+    return path
 
 
 # The authors' own files

@@ -3,15 +3,17 @@
 import contextlib
 import email.utils
 import os
+import re
 import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any
 
-from ganctl.catalog import LOOPBACK
+from ganctl.catalog import LOOPBACK, HubFile
 from ganctl.errors import GanctlError, UsageError, WeightsError, quoted
 from ganctl.io.progress import SILENT, Reporter
 
@@ -279,10 +281,84 @@ def _cache_path() -> "Path":
     return Path(constants.HF_HUB_CACHE)
 
 
-def download_to(url: str, stream: IO[bytes], *, expected: int, reporter: Reporter, stage: str) -> None:
+@dataclass(frozen=True)
+class Answer:
+    """What a server says of a file that was not downloaded."""
+
+    url: str
+    """As it was asked for."""
+    host: str
+    """Where the file lies in the end; its address may be signed."""
+    redirects: int
+    bytes: int | None
+    sha256: str = ""
+    """Where the server tells it: the Hub, of large files."""
+
+
+def probe(url: str, reporter: Reporter = SILENT) -> Answer:
+    """Asks for a file without reading it: HEAD, or the first byte where that tells no size.
+
+    Raises WeightsError: unreachable, refused, a web page in its place, or a redirect away from https.
+    """
+    from huggingface_hub import get_session
+
+    _install()
+    lib, host = httpx(), _host(url)
+    token = _speaking.set(reporter)
+    try:
+        for method, headers in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
+            with get_session().stream(method, url, headers={"Accept-Encoding": "identity", **headers}) as response:
+                _check_hops(response, host)
+                size = _size_told(response)
+                if response.status_code in (200, 206) and (size is not None or method == "GET"):
+                    break
+    except lib.TransportError as e:
+        raise unreachable(host, e) from e
+    finally:
+        _speaking.reset(token)
+    _check_status(response)
+    if response.headers.get("content-type", "").startswith("text/html"):
+        raise WeightsError(
+            f"cannot use what {host} gives", "it is a web page, perhaps one that asks for a click", SEE_INFO
+        )
+    return Answer(url, response.url.host, len(response.history), size)
+
+
+def _size_told(response: Any) -> int | None:
+    """Of a whole file, whether all of it or a part is on its way."""
+    total = response.headers.get("content-range", "").rpartition("/")[2]
+    length = total if response.status_code == 206 else response.headers.get("content-length", "")
+    return int(length) if length.isdigit() else None
+
+
+def hub_file(hub: HubFile, reporter: Reporter = SILENT) -> Answer:
+    """The same of a pinned file of the Hub. Raises WeightsError."""
+    with hub_requests(hub.repo, reporter):
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        url = hf_hub_url(hub.repo, hub.file, revision=hub.revision)
+        told = get_hf_file_metadata(url)
+        digest = told.etag if told.etag and re.fullmatch(r"[0-9a-f]{64}", told.etag) else ""
+        return Answer(url, _host(told.location or url), int(told.location != url), told.size, digest)
+
+
+def _check_hops(response: Any, host: str) -> None:
+    hops = [r.url for r in (*response.history, response)]
+    if any(hop.scheme != "https" and hop.host not in LOOPBACK for hop in hops):
+        raise WeightsError(f"cannot download from {host}", "it sends us on to an address without https", SEE_INFO)
+
+
+def _check_status(response: Any) -> None:
+    if response.status_code not in (200, 206):
+        why = "the file is gone (404)" if response.status_code == 404 else f"it answered {response.status_code}"
+        raise WeightsError(f"cannot download from {response.url.host}", why, SEE_INFO)
+
+
+def download_to(url: str, stream: IO[bytes], *, expected: int, reporter: Reporter, stage: str, limit: int = 0) -> None:
     """GETs an https address into a seekable stream, going on after a cut connection; `expected` 0 is unknown.
 
-    Raises WeightsError: unreachable, refused, another size than expected, or a redirect away from https.
+    Raises WeightsError: unreachable, refused, another size than expected, more bytes than `limit` (0: any number), or
+    a redirect away from https.
     """
     from huggingface_hub import get_session
 
@@ -295,12 +371,8 @@ def download_to(url: str, stream: IO[bytes], *, expected: int, reporter: Reporte
             headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
             try:
                 with get_session().stream("GET", url, headers=headers) as response:
-                    hops = [r.url for r in (*response.history, response)]
-                    if any(hop.scheme != "https" and hop.host not in LOOPBACK for hop in hops):
-                        raise WeightsError(
-                            f"cannot download from {host}", "it sends us on to an address without https", SEE_INFO
-                        )
-                    _receive(response, stream, start, expected, reporter, stage)
+                    _check_hops(response, host)
+                    _receive(response, stream, start, expected, reporter, stage, limit)
                 break
             except lib.TransportError as e:
                 failures = 1 if stream.tell() > start else failures + 1
@@ -318,11 +390,11 @@ def download_to(url: str, stream: IO[bytes], *, expected: int, reporter: Reporte
         )
 
 
-def _receive(response: Any, stream: IO[bytes], start: int, expected: int, reporter: Reporter, stage: str) -> None:
+def _receive(
+    response: Any, stream: IO[bytes], start: int, expected: int, reporter: Reporter, stage: str, limit: int
+) -> None:
     host = response.url.host
-    if response.status_code not in (200, 206):
-        why = "the file is gone (404)" if response.status_code == 404 else f"it answered {response.status_code}"
-        raise WeightsError(f"cannot download from {host}", why, SEE_INFO)
+    _check_status(response)
     if start and response.status_code == 200:  # it ignored the range and begins again
         stream.seek(0)
         stream.truncate()
@@ -334,4 +406,6 @@ def _receive(response: Any, stream: IO[bytes], start: int, expected: int, report
             raise WeightsError(
                 f"cannot use the download from {host}", f"it is longer than the expected {expected} bytes", SEE_INFO
             )
+        if limit and stream.tell() > limit:
+            raise WeightsError(f"cannot use the download from {host}", f"it is longer than {limit} bytes", SEE_INFO)
         reporter.progress(stage, stream.tell(), total)

@@ -22,6 +22,10 @@ NPY_MARK = b"\nganctl-request: "
 MAX_NPY_REQUEST = 64 << 10
 HTML_MARK = '<meta name="ganctl-request" content="'
 """Near the start of a page, before the request as JSON with its quotes escaped."""
+REQUEST_KEY = "ganctl-request"
+"""Names the request inside an exported network, near its end."""
+EXPORT_TAIL = 1 << 20
+"""Bytes from the end of such a file that may hold it: the list of a .pt2's members comes after."""
 
 
 def request_for(verb: str, model: str, revision: str, **options: Any) -> dict[str, Any]:
@@ -121,6 +125,19 @@ def _html_request(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def _export_request(path: Path) -> dict[str, Any] | None:
+    """Of .onnx and .pt2, which keep it as the text it is: the JSON object after its name."""
+    try:
+        with path.open("rb") as f:
+            size = f.seek(0, os.SEEK_END)
+            f.seek(max(0, size - EXPORT_TAIL))
+            text = f.read().partition(REQUEST_KEY.encode())[2].partition(b"{")[2]
+        found, _ = json.JSONDecoder().raw_decode("{" + text[:MAX_NPY_REQUEST].decode("utf-8", "replace"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def request_in(path: Path) -> dict[str, Any] | None:
     """The request that a file written by ganctl carries, whatever its kind; None for any other file."""
     suffix = path.suffix.lower()
@@ -132,6 +149,8 @@ def request_in(path: Path) -> dict[str, Any] | None:
         from ganctl.io.archives import request_of_tar
 
         return request_of_tar(path)
+    if suffix in (".onnx", ".pt2"):
+        return _export_request(path)
     if suffix in (".gif", ".mp4", ".webm"):
         from ganctl.io.video import request_of_video
 

@@ -123,7 +123,7 @@ class AAE(nn.Module):
         return self.codes(x)[1]
 
     def decode(self, z: Float[Tensor, "n z"], c: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
-        y = z.new_zeros(len(z), 0) if self.c is None else one_hot(class_given(c, self.c.n), self.c.n, z)
+        y = z.new_zeros(z.shape[0], 0) if self.c is None else one_hot(class_given(c, self.c.n), self.c.n, z)
         return 2 * self.pixels(z, y) - 1
 
     def p(

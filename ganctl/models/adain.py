@@ -125,7 +125,7 @@ class Generator(nn.Module):
         h, w = x.shape[2:]
         least = 2 * self.stride
         x = F.pad(x, (0, max(least - w, 0), 0, max(least - h, 0)), "replicate")
-        t = adain(self.encoder((x + 1) / 2), style.expand(len(x), -1, -1))
+        t = adain(self.encoder((x + 1) / 2), style.expand(x.shape[0], -1, -1))
         return (2 * self.decoder(t) - 1)[..., :h, :w].clamp(-1, 1)
 
 

@@ -120,7 +120,7 @@ class Generator(nn.Module):
         h, w = x.shape[2:]
         style = self.draw_style([seed]) if style is None else style
         x = F.pad(x, (0, max(SMALLEST - w, 0), 0, max(SMALLEST - h, 0)), "replicate")
-        return self(x, style.to(x).expand(len(x), -1))[..., :h, :w]
+        return self(x, style.to(x).expand(x.shape[0], -1))[..., :h, :w]
 
 
 @dataclass

@@ -103,7 +103,7 @@ class Generator(nn.Module):
         """Every image as one of the class of `style`; without it as one of its own. Nothing is drawn."""
         h, w = x.shape[2:]
         style = self.encode_style(x) if style is None else style
-        return self.decode(self.content(at_least(x, self.smallest[0])), style.to(x).expand(len(x), -1))[..., :h, :w]
+        return self.decode(self.content(at_least(x, self.smallest[0])), style.to(x).expand(x.shape[0], -1))[..., :h, :w]
 
 
 class Block(nn.Module):

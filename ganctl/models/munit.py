@@ -134,7 +134,7 @@ class Way:
         h, w = x.shape[2:]
         style = self.draw_style([seed]) if style is None else style
         content = self.a.content(at_least(x, 2 * self.stride))
-        return self.b.decode(content, style.to(x).expand(len(x), -1))[..., :h, :w]
+        return self.b.decode(content, style.to(x).expand(x.shape[0], -1))[..., :h, :w]
 
 
 class Generator(nn.Module):

@@ -173,7 +173,7 @@ class Layer(nn.Module):
         return blurred(x) if self.blur else x
 
     def forward(self, x: Tensor | None, w: Float[Tensor, "n w"], noise: str | Draw) -> Float[Tensor, "n o h w2"]:
-        y = self.apply_noise(self.convolved(x, len(w)), noise)
+        y = self.apply_noise(self.convolved(x, w.shape[0]), noise)
         y = y if self.early else y + self.bias[:, None, None]
         scale, shift = self.style(w)[:, :, None, None].chunk(2, 1)
         return F.instance_norm(F.leaky_relu(y, 0.2).float(), eps=self.eps) * (scale + 1) + shift

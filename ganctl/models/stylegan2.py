@@ -214,7 +214,7 @@ class SynthesisBlock(nn.Module):
         w0, w1, w_rgb = ws[0], ws[-2], ws[-1]
         with float32_unless(self.in_half, w1.device, training=self.training):
             if x is None:
-                y = self.conv1(self.const.expand(len(w1), -1, -1, -1), w1, noise)
+                y = self.conv1(self.const.expand(w1.shape[0], -1, -1, -1), w1, noise)
             elif self.residual:
                 y = self.conv1(self.conv0(x, w0, noise), w1, noise, math.sqrt(0.5))
                 y = self.skip(x, math.sqrt(0.5)) + y

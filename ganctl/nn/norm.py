@@ -87,7 +87,7 @@ class ConditionalBatchNorm(nn.Module):
         _add_statistics(self, channels, rows)
 
     def forward(self, x: Tensor, y: Tensor, psi: float = 1.0) -> Tensor:
-        shape = [len(x), -1, *[1] * (x.ndim - 2)]
+        shape = [x.shape[0], -1, *[1] * (x.ndim - 2)]
         return _normalized(self, x, psi) * (1 + self.gain(y)).view(shape) + self.bias(y).view(shape)
 
 

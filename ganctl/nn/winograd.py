@@ -73,9 +73,10 @@ def twice() -> Scheme:
 
 def worth(x: Float[Tensor, "n c h w"]) -> bool:
     """Whether a layer of this input is computed faster here, and may be: no gradient, no half precision."""
-    plain = x.device.type == "cpu" and x.dtype == torch.float32
-    large = min(x.shape[2:]) >= SMALLEST
-    return plain and large and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    # In this order: where gradients are on, as in an export, the sides may be symbols.
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    return x.device.type == "cpu" and x.dtype == torch.float32 and min(x.shape[2:]) >= SMALLEST
 
 
 class Conv3x3(nn.Conv2d):

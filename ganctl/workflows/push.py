@@ -1,6 +1,7 @@
 """`zoo push`: a bundle, with a written model card and a sheet of samples, to a repository on the Hub."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,18 @@ HUB_LICENSES = (
     *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0"),
 )
 """Identifiers the Hub knows; another licence is named in words."""
+OF_TRAINING_DATA = re.compile(r"(fid|kid|is|pr|ppl)\d")
+"""How scores begin that are held against a network's own training data: fid50k_full, kid50k_full …"""
 SHEET = (8, 4)
+WITHOUT = """\
+import json
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+
+about = json.load(open(hf_hub_download("{repo}", "model.json"), encoding="utf-8"))
+nets = {{name: load_file(hf_hub_download("{repo}", file)) for name, file in about["nets"].items()}}
+print(about["config"], {{name: len(tensors) for name, tensors in nets.items()}})"""
+"""What a card says to those who have no ganctl; the tests run it."""
 
 
 @config
@@ -147,14 +159,8 @@ def _model_json(bundle: Bundle, card: dict[str, Any]) -> bytes:
 
 def model_card(repo: str, bundle: Bundle, card: dict[str, Any], *, sheet: bool) -> str:
     """The README.md of a repository: the Hub's metadata block, what it is, how to use it, what it was trained on."""
-    task, licence = card["task"], card["license"]
-    known = licence.lower() in HUB_LICENSES
-    metadata: dict[str, Any] = {"library_name": "ganctl", "license": licence.lower() if known else "other"}
-    if not known:
-        metadata["license_name"] = licence
-        if card.get("license_url"):
-            metadata["license_link"] = card["license_url"]
-    metadata |= {"pipeline_tag": PIPELINES[task], "tags": ["ganctl", "gan", bundle.model, task]}
+    task = card["task"]
+    metadata = _metadata(repo, bundle, card)
     use = {
         "sample": f"ganctl sample {repo} -n 16 -o out/",
         "translate": f"ganctl translate {repo} input.png -o output.png",
@@ -176,6 +182,12 @@ def model_card(repo: str, bundle: Bundle, card: dict[str, Any], *, sheet: bool) 
         use,
         "```",
         "",
+        "Without ganctl, as tensors under the names of its modules:",
+        "",
+        "```python",
+        WITHOUT.format(repo=repo),
+        "```",
+        "",
         "## Facts",
         "",
         "| | |",
@@ -190,6 +202,35 @@ def model_card(repo: str, bundle: Bundle, card: dict[str, Any], *, sheet: bool) 
         "",
     ]
     return "\n".join(lines)
+
+
+def _metadata(repo: str, bundle: Bundle, card: dict[str, Any]) -> dict[str, Any]:
+    """The block at the head of a card, as the Hub's page on model cards has it."""
+    task, licence = card["task"], card["license"]
+    known = licence.lower() in HUB_LICENSES
+    metadata: dict[str, Any] = {"library_name": "ganctl", "license": licence.lower() if known else "other"}
+    if not known:
+        # The Hub wants an identifier here; the words themselves are among the facts.
+        metadata["license_name"] = re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-.") or "named-below"
+        if card.get("license_url"):
+            metadata["license_link"] = card["license_url"]
+    metadata |= {"pipeline_tag": PIPELINES[task], "tags": ["ganctl", "gan", bundle.model, task]}
+    data = str(card.get("trained_on") or "")
+    scores = [
+        {"type": name, "value": value, "name": f"{name} ({by})"}
+        for by, group in (("published", "metrics"), ("measured with ganctl", "measured"))
+        for name, value in (card.get(group) or {}).items()
+        if OF_TRAINING_DATA.match(name)
+    ]
+    if data and scores:
+        slug = re.sub(r"[^a-z0-9]+", "-", data.lower()).strip("-") or "data"
+        result = {
+            "task": {"type": PIPELINES[task]},
+            "dataset": {"name": printable(data), "type": slug},
+            "metrics": scores,
+        }
+        metadata["model-index"] = [{"name": repo.partition("/")[2], "results": [result]}]
+    return metadata
 
 
 def _facts(bundle: Bundle, card: dict[str, Any]) -> list[tuple[str, Any]]:

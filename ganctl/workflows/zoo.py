@@ -38,6 +38,8 @@ class NameRequest:
 class PullRequest:
     names: tuple[str, ...] = ()
     all: bool = False
+    task: str = ""
+    """Every entry of a task."""
     metrics: bool = False
     """The networks that `ganctl fid` computes features with."""
 
@@ -56,10 +58,8 @@ class RemoveRequest:
 
 def list_models(request: ListRequest, reporter: Reporter = SILENT) -> list[dict[str, Any]]:
     """The zoo's entries that match, one row each. Reads no weights and makes no request."""
-    known = (*TASKS, "invert")
-    if request.task and request.task not in known:
-        near = did_you_mean(request.task, known)
-        raise UsageError(f"unknown --task {quoted(request.task)}", f"known: {', '.join(known)}", near)
+    if request.task:
+        _task(request.task)
     rows = [_row(e, reporter) for e in catalog.entries().values() if _matches(e, request)]
     rows = [found for found in rows if found["cached"] or not request.cached]
     for found in rows:
@@ -78,11 +78,18 @@ def _row(entry: ZooEntry, reporter: Reporter) -> dict[str, Any]:
         return row(entry, here=False)
 
 
+def _task(task: str) -> str:
+    """An entry's task. Any sampler can be inverted by optimisation. Raises UsageError with the nearest."""
+    known = (*TASKS, "invert")
+    if task not in known:
+        near = did_you_mean(task, known)
+        raise UsageError(f"unknown --task {quoted(task)}", f"known: {', '.join(known)}", near)
+    return "sample" if task == "invert" else task
+
+
 def _matches(entry: ZooEntry, request: ListRequest) -> bool:
-    # Any sampler can be inverted by optimisation.
-    tasks = ("sample",) if request.task == "invert" else (request.task or entry.task,)
     return (
-        entry.task in tasks
+        entry.task == (_task(request.task) if request.task else entry.task)
         and (not request.license or request.license.lower() == str(entry.card.get("license")).lower())
         and (request.pattern in entry.name or fnmatch.fnmatchcase(entry.name, request.pattern))
     )
@@ -106,6 +113,7 @@ def row(entry: ZooEntry, *, here: bool = True) -> dict[str, Any]:
         "cached": bundle is not None,
         "hash": _pin(entry)[1] or None,
         "metrics": card.get("metrics", {}),
+        "measured": card.get("measured", {}),
     }
 
 
@@ -147,12 +155,24 @@ def info(request: NameRequest, reporter: Reporter = SILENT) -> dict[str, Any]:
         "revision": _revision(entry, bundle),
         "sha256": _pin(entry)[0] or (hub.file_digest(_files(bundle)[0]) if bundle and _files(bundle) else None),
         "path": str(bundle.path) if bundle else None,
+        "cite": _citation(entry),
         "config": {**(bundle.config if bundle else {}), **entry.config},
     }
     for key, value in {**(bundle.card if bundle else {}), **entry.card}.items():
         facts.setdefault(key, value)
     reporter.result(facts)
     return facts
+
+
+def _citation(entry: ZooEntry) -> str | None:
+    """The paper of an entry as its family's file cites it; None where the entry names another one, or none."""
+    import ast
+
+    file, paper = Path(__file__).parents[1] / "models" / f"{entry.model}.py", entry.card.get("paper")
+    if not paper or not file.is_file():
+        return None
+    first = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+    return first.partition(": ")[2] if paper in first else None
 
 
 def _source(entry: ZooEntry) -> str:
@@ -187,10 +207,13 @@ def pull(request: PullRequest, reporter: Reporter = SILENT) -> list[dict[str, An
     names = list(dict.fromkeys(request.names))
     if request.all:
         names = catalog.names()
-    elif request.metrics:
+    if request.task:
+        names += [e.name for e in catalog.entries().values() if e.task == _task(request.task) and e.name not in names]
+    if request.metrics:
         names += [n for n in catalog.names("features") if n not in (*names, *NO_METRICS)]
     if not names:
-        raise UsageError("nothing to pull", "no name is given", "ganctl zoo pull NAME, --metrics or --all")
+        why = f"the zoo has nothing to {request.task}" if request.task else "no name is given"
+        raise UsageError("nothing to pull", why, "ganctl zoo pull NAME, --task TASK, --metrics or --all")
     for name in names:
         catalog.check_name(name)
     return _each(names, lambda name: _pull_one(name, reporter), reporter)

@@ -175,11 +175,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.reply(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def reply_file(self, data: bytes, headers: dict[str, str]) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked and int(asked[1]) < len(data):
-            start = int(asked[1])
-            span = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
-            self.reply(206, data[start:], {**headers, **span})
+            start, end = int(asked[1]), int(asked[2] or len(data) - 1)
+            span = {"Content-Range": f"bytes {start}-{end}/{len(data)}"}
+            self.reply(206, data[start : end + 1], {**headers, **span})
         else:
             self.reply(200, data, headers)
 

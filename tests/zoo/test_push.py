@@ -2,12 +2,16 @@
 
 import io
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors.torch import load_file
 
 from tests.zoo.conftest import CONFIG, TOKEN, World
 from tests.zoo.hubserver import Fault
@@ -36,6 +40,16 @@ def parsed(readme: bytes, folder: Path) -> ModelCard:
     path = folder / "card.md"
     path.write_bytes(readme)
     return ModelCard.load(path)
+
+
+def read_without_ganctl(world: World, text: str) -> str:
+    """What the card's own program prints, in an interpreter that cannot import ganctl."""
+    (program,) = re.findall(r"```python\n(.*?)\n```", text, re.DOTALL)
+    assert "hf_hub_download" in program
+    command = [sys.executable, "-c", f"import sys\nsys.modules['ganctl'] = None\n{program}"]
+    done = subprocess.run(command, env=world.env, cwd=world.folder, text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rstrip()
 
 
 def test_push_and_back(pushing: World) -> None:
@@ -73,6 +87,11 @@ def test_push_and_back(pushing: World) -> None:
     ):
         assert text in card.text, text
     assert json.loads(files["model.json"])["card"]["task"] == "sample"
+    (score,) = card.data.eval_results or []
+    assert (score.metric_type, score.metric_value, score.dataset_name) == ("fid5k", 31.25, "Fashion | <MNIST>")
+    assert score.task_type == card.data.pipeline_tag and score.metric_name == "fid5k (published)"
+    count = len(load_file(pushing.bundle / "G.safetensors"))
+    assert read_without_ganctl(pushing, card.text) == f"{json.loads(files['model.json'])['config']} {{'G': {count}}}"
     # The printed `hub` is what zoo.yaml needs.
     hub = result["hub"]
     assert hub["revision"] == commit and hub["file"] == "G.safetensors" and hub["bytes"] == len(pushing.weights())
@@ -96,15 +115,16 @@ def test_the_licence_must_be_known(pushing: World) -> None:
     done = pushing.run("zoo", "push", "mine", "me/tiny", "--license", "Our House Licence 2")
     assert done.returncode == 0, done.stderr
     card = parsed(pushing.hub.repos["me/tiny"].commits[0][1]["README.md"], pushing.folder)
-    assert card.data.license == "other" and card.data.license_name == "Our House Licence 2"
+    assert card.data.license == "other" and card.data.license_name == "our-house-licence-2"
+    assert "| licence | Our House Licence 2 |" in card.text
 
 
 @pytest.mark.parametrize(
     ("license", "url", "expected"),
     [
         ("CC-BY-4.0", "", {"license": "cc-by-4.0"}),
-        ("House-NC", "https://host/terms", {"license_name": "House-NC", "license_link": "https://host/terms"}),
-        ('odd: "licence"\n---\n# x', "", {"license": "other", "license_name": 'odd: "licence"\n---\n# x'}),
+        ("House-NC", "https://host/terms", {"license_name": "house-nc", "license_link": "https://host/terms"}),
+        ('odd: "licence"\n---\n# x', "", {"license": "other", "license_name": "odd-licence-x"}),
     ],
 )
 def test_cards_are_read_by_the_hubs_own_reader(world: World, license: str, url: str, expected: dict) -> None:

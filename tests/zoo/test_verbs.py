@@ -11,7 +11,7 @@ from tests.zoo.test_pull import three_parts
 
 KEYS = [
     *("name", "task", "model", "resolution", "classes", "license"),
-    *("noncommercial", "bytes", "builtin", "cached", "hash", "metrics"),
+    *("noncommercial", "bytes", "builtin", "cached", "hash", "metrics", "measured"),
 ]
 
 
@@ -45,6 +45,7 @@ def test_list(world: World) -> None:
         "cached": False,
         "hash": "published",
         "metrics": {"fid50k_full": 12.5},
+        "measured": {},
     }
     # The bundle tells what the entry does not.
     assert found[1]["resolution"] == 28 and found[1]["classes"] == 10 and found[1]["cached"] and found[1]["builtin"]
@@ -59,6 +60,7 @@ def test_list(world: World) -> None:
     assert world.run("zoo", "list", "-q").stdout.split() == ["tiny-gan", "lenet-mnist", "gone-gan"]
     line = world.run("zoo", "list", "tiny").stdout
     assert line.split("\t")[:5] == ["tiny-gan", "sample", "16", "3", "Apache-2.0 (non-commercial)"]
+    assert line.rstrip().endswith("\tfid50k_full 12.5")
     # Which ones may be used is said before they are downloaded, not after.
     pulled = world.pull()
     assert "warning: tiny-gan is for non-commercial use only" in pulled.stderr
@@ -142,7 +144,7 @@ def test_another_zoo_is_whole_by_itself(world: World) -> None:
     names = world.run("zoo", "list", "-q", GANCTL_ZOO=str(world.folder / "copy.yaml")).stdout.split()
     assert "dcgan-fashion-mnist" in names and "tiny-gan" not in names
     done = world.run("zoo", "list", GANCTL_ZOO="nowhere.yaml")
-    assert done.returncode == 2 and "check GANCTL_ZOO" in done.stderr
+    assert done.returncode == 2 and "check --zoo and GANCTL_ZOO" in done.stderr
 
 
 def test_sample_straight_from_the_hub(world: World) -> None:
@@ -154,3 +156,24 @@ def test_sample_straight_from_the_hub(world: World) -> None:
     world.hub.requests.clear()
     assert world.run("sample", "tiny-gan", "--seeds", "7", "-o", "out", "--device", "cpu").returncode == 0
     assert world.hub.requests == []
+
+
+def test_pictures_for_a_terminal(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Drawn once and kept; half a character each, two rows a line."""
+    from ganctl.cli import show
+    from ganctl.workflows.thumbnail import thumbnail
+
+    monkeypatch.setenv("GANCTL_CACHE", str(tmp_path))
+    monkeypatch.delenv("GANCTL_ZOO", raising=False)
+    pixels = thumbnail("dcgan-mnist")
+    assert pixels is not None and pixels.shape == (24, 76, 3) and pixels.std() > 30
+    (kept,) = (tmp_path / "thumbnails").iterdir()
+    before = kept.stat().st_mtime_ns
+    again = thumbnail("dcgan-mnist")
+    assert again is not None and (again == pixels).all() and kept.stat().st_mtime_ns == before
+    assert thumbnail("lenet-mnist") is None
+    show.picture(pixels)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 12 and all(line.count("▀") == 76 and line.endswith("\x1b[0m") for line in lines)
+    r, g, b = pixels[1, 5]
+    assert f"48;2;{r};{g};{b}m" in lines[0]
