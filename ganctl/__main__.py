@@ -36,10 +36,13 @@ def _run(argv: list[str]) -> int:
             from ganctl.cli.completion import answer
 
             return answer(os.environ["_GANCTL_COMPLETE"], argv)
+        from ganctl.cli import launch
         from ganctl.cli.app import build
 
         if not argv:
             argv = ["--help"]
+        if argv[0] in launch.SHARED:
+            launch.adopt_slurm()
         command = build(argv[0])
         # What `command.main` would do too, without its own ideas of Ctrl-C and of closed pipes.
         with command.make_context("ganctl", list(argv)) as ctx:
@@ -112,7 +115,7 @@ def _ended(e: BaseException, argv: list[str]) -> int:
     from ganctl.cli.failures import as_error
 
     failure = as_error(e)
-    if launch.report(failure):
+    if launch.report(failure) or launch.silent(failure):
         return failure.code
     show.error(failure)
     if "--json" in options or show.common().json:

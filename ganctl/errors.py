@@ -24,6 +24,8 @@ class GanctlError(Exception):
 
     code = 1
     kind = "failed"
+    echo: bool | None = None
+    """Whether another process of the same job tells what happened; None: that is not known."""
 
     def __init__(self, what: str, why: str = "", hint: str = "") -> None:
         self.what, self.why, self.hint = what, why, hint

@@ -61,6 +61,8 @@ class Progress:
 
     Draws are made for the whole batch of all ranks from one CPU generator and each rank keeps its rows, so two ranks
     see what one process of twice the batch sees, and a resumed run draws what an undisturbed one would have drawn.
+    A rank's rows lie `world` apart: samples that lie n / k apart of one rank, as in the groups of `minibatch_std`, lie
+    so in the whole batch too.
     """
 
     nimg: int
@@ -91,14 +93,14 @@ class Progress:
 
     def normal(self, n: int, *shape: int) -> Tensor:
         """N(0, 1), [n, *shape]."""
-        return self._rows(torch.randn(n * self.world, *shape, generator=self.rng), n)
+        return self._rows(torch.randn(n * self.world, *shape, generator=self.rng))
 
     def uniform(self, n: int, *shape: int) -> Tensor:
         """U[0, 1), [n, *shape]."""
-        return self._rows(torch.rand(n * self.world, *shape, generator=self.rng), n)
+        return self._rows(torch.rand(n * self.world, *shape, generator=self.rng))
 
-    def _rows(self, drawn: Tensor, n: int) -> Tensor:
-        return drawn[self.rank * n : (self.rank + 1) * n].to(self.device)
+    def _rows(self, drawn: Tensor) -> Tensor:
+        return drawn[self.rank :: self.world].contiguous().to(self.device)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
-"""`train --gpus N`: the same command again under torchrun, one process per device, before torch is loaded here.
+"""Several processes for one command: `train --gpus N`, or those that torchrun or Slurm has started.
 
-The processes leave their pid and, if they fail, their error in a folder of ours. So the error shown is the first one
+`--gpus N` runs the same command again under torchrun, one process per device, before torch is loaded here. The
+processes leave their pid and, if they fail, their error in a folder of ours. So the error shown is the first one
 and not torchrun's summary, the exit code is ours (75, 6, 2 …), and signals reach the processes that can act on them.
 """
 
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,18 +22,22 @@ from ganctl.errors import GanctlError, InterruptedRun, StoppedError, UsageError
 FOLDER = "GANCTL_LAUNCH_DIR"
 GRACE_SECONDS = 10.0
 """After one process failed, how long the others may take to notice before they are stopped."""
+SHARED = ("train", "fid")
+"""Commands whose processes are one job."""
 FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
 TORCHRUN = """
 import logging
 from torch.distributed import run
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 logging.disable()
 try:
     run.main()
-except ChildFailedError:
+except (ChildFailedError, SignalException):
     raise SystemExit(1)
 """
-"""`python -m torch.distributed.run` without its log and traceback: the processes themselves have said it better."""
+"""`python -m torch.distributed.run` without its log and traceback, also where it is stopped: the processes themselves
+have said it better."""
 
 
 def launch(gpus: int, argv: list[str] | None = None) -> int | None:
@@ -49,6 +55,39 @@ def launch(gpus: int, argv: list[str] | None = None) -> int | None:
         return None
     with tempfile.TemporaryDirectory(prefix="ganctl-launch-", ignore_cleanup_errors=True) as folder:
         return _watch(_start(gpus, sys.argv[1:] if argv is None else argv, Path(folder)), Path(folder), gpus)
+
+
+def adopt_slurm() -> None:
+    """Where srun started this process as one of several tasks, Slurm's variables as torchrun's.
+
+    What is set stays: torchrun inside Slurm is torchrun, and MASTER_ADDR and MASTER_PORT may be chosen. The script of
+    sbatch is itself a task, number 0, that nobody joins: it is no step (srun(1), sbatch(1), output environment).
+    """
+    said = os.environ
+    tasks = said.get("SLURM_STEP_NUM_TASKS") or said.get("SLURM_NTASKS", "1")
+    script = said.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in said
+    if "WORLD_SIZE" in said or "SLURM_PROCID" not in said or tasks == "1" or script:
+        return
+    nodes = said.get("SLURM_STEP_NODELIST") or said.get("SLURM_JOB_NODELIST", "localhost")
+    job = said.get("SLURM_JOB_ID", "")
+    port = 10000 + (int(job) % 20000 if job.isdigit() else 0)
+    said |= {"WORLD_SIZE": tasks, "RANK": said["SLURM_PROCID"], "LOCAL_RANK": said.get("SLURM_LOCALID", "0")}
+    said.setdefault("MASTER_ADDR", first_node(nodes))
+    said.setdefault("MASTER_PORT", str(port))
+
+
+def first_node(nodes: str) -> str:
+    """node03 of Slurm's `node[03-07,9],login`."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first[0] if first else nodes)
+
+
+def silent(e: GanctlError) -> bool:
+    """Whether another process of the job tells of this failure. Before they have met, the first of each machine does,
+    of what is wrong with all of them."""
+    if e.echo is not None:
+        return e.echo
+    return isinstance(e, UsageError | StoppedError | InterruptedRun) and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def report(e: GanctlError) -> bool:

@@ -23,20 +23,18 @@ def batches(
     size: int,
     resolution: int,
     seed: int,
-    micro: int | None = None,
     start: int = 0,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Batch]:
-    """Endless uint8 batches [n,C,H,W]; of every `size` images this rank gets its rows.
+    """Endless uint8 batches [n,C,H,W]; of every `size` images this rank gets each `world`-th, from its own number on.
 
-    Where a rank takes them `micro` at a time, all ranks' first micro-batches together are the first images, and so on:
-    two ranks with micro-batches of 8 see what one process with micro-batches of 16 sees. `start` images were seen
-    before: the order goes on exactly where an undisturbed run would be. A thread of its own makes them, so that a step
-    need not wait: what is in a batch depends on its place alone, and not on when it is made.
+    So all ranks' first micro-batches together are the first images: two ranks with micro-batches of 8 see what one
+    process with micro-batches of 16 sees. `start` images were seen before: the order goes on exactly where an
+    undisturbed run would be. A thread of its own makes them, so that a step need not wait: what is in a batch depends
+    on its place alone, and not on when it is made.
     """
-    rows = np.arange(size).reshape(-1, world, micro or size // world)[:, rank].ravel()
-    places = (position + rows for position in itertools.count(start, size))
+    places = (position + np.arange(rank, size, world) for position in itertools.count(start, size))
     yield from ordered(lambda p: _batch(data, cfg, p, resolution, seed), places, 1, ahead=AHEAD)
 
 

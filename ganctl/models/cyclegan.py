@@ -228,7 +228,7 @@ def remembered(pool: Pool, new: Tensor, p: Progress) -> Tensor:
     """This rank's rows of what the pool shows for the images of all ranks: every rank has the same pool."""
     count = len(new)
     shown = pool.query(from_all_ranks(new), from_all_ranks(p.uniform(count, 2)))
-    return shown[p.rank * count : (p.rank + 1) * count]
+    return shown[p.rank :: p.world]
 
 
 def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:

@@ -12,7 +12,7 @@ from ganctl.config import config
 from ganctl.errors import UsageError
 from ganctl.losses.adversarial import log_loss_d, non_saturating_g
 from ganctl.nn.layers import halvings, mlp, normal_prior
-from ganctl.nn.norm import BatchNorm
+from ganctl.nn.norm import BatchNorm, from_all_ranks, whole_batch
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Moment, Rate, Weight, Widths
 from ganctl.spec import Image
@@ -156,14 +156,14 @@ def mmd(q: Float[Tensor, "n z"], p: Float[Tensor, "n z"], kernel: str, base: flo
 def ae_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
     """c(x, G(Q(x))) + λ D_Z(Q_Z, P_Z), c = ‖x - y‖²  (eq. 4; alg. 1, 2).
 
-    The discrepancy is estimated within each micro-batch: with several ranks it is the mean of their estimates.
+    The discrepancy is estimated within each micro-batch, of all ranks.
     """
     z = n.AE.encode(b.x)
     terms = {"rec": COST * ((b.x + 1) / 2 - n.AE.pixels(z)).square().sum() / len(b.x)}
     if cfg.penalty == "gan":
         return {**terms, "G_z": cfg.weight * non_saturating_g(n.D(z))}
-    drawn = p.normal(len(z), n.AE.z_dim)
-    return {**terms, "mmd": cfg.weight * mmd(z.float(), drawn, cfg.kernel, 2.0 * n.AE.z_dim)}
+    codes, drawn = whole_batch(z.float()), from_all_ranks(p.normal(len(z), n.AE.z_dim))
+    return {**terms, "mmd": cfg.weight * mmd(codes, drawn, cfg.kernel, 2.0 * n.AE.z_dim)}
 
 
 def d_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:

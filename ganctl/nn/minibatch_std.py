@@ -10,7 +10,8 @@ def minibatch_std(x: Float[Tensor, "n c h w"], group: int | None = 4, channels: 
 
     A group holds samples n / group apart, StyleGAN's arrangement; None: the whole batch. The deviation is the biased
     one, + 1e-8 under the root. Where `group` does not divide n, the next smaller number that does is taken. The batch
-    is what one call sees: groups span neither ranks nor micro-batches, as in the authors' code.
+    is what one call sees: groups span neither ranks nor micro-batches, as in the authors' code. As ranks take every
+    world-th image, their groups are those of one process where `group` divides a rank's share.
     """
     n, c, h, w = x.shape
     size = next(g for g in range(min(group or n, n), 0, -1) if n % g == 0)

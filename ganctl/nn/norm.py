@@ -178,11 +178,27 @@ def rank_mean(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def from_all_ranks(x: Tensor) -> Tensor:
-    """The rows of every rank's x, in the order of the ranks; x itself where there is one process. Without gradients."""
+    """The rows of every rank's x, in the order of the whole batch; x itself where there is one process.
+
+    Of that order each rank has every world-th row. Without gradients.
+    """
     if dist.is_initialized() and dist.get_world_size() > 1:
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
+        return torch.stack(parts, 1).flatten(0, 1)
+    return x
+
+
+def whole_batch(x: Tensor) -> Tensor:
+    """`from_all_ranks` for a loss that every rank takes of the whole batch; x itself where there is one process.
+
+    The gradient reaches the rows of this rank, world-fold: averaged over ranks, it is that of one process.
+    """
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        world = dist.get_world_size()
+        y = from_all_ranks(x).clone()
+        y[dist.get_rank() :: world] = x.detach() + world * (x - x.detach())
+        return y
     return x
 
 

@@ -325,8 +325,11 @@ def half_life(cfg: TrainConfig, nimg: int) -> float:
     return whole if cfg.ema_rampup is None or cfg.init_from else min(whole, nimg * cfg.ema_rampup)
 
 
-def run_phase(state: State, phase: Phase, batch: Batch, cfg: TrainConfig) -> None:
-    """Gradients of the phase's terms over all micro-batches and ranks, then the update."""
+def backward(state: State, phase: Phase, batch: Batch, cfg: TrainConfig) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Gradients of the phase's terms over all micro-batches and ranks; gives them, and the terms' means of this rank.
+
+    Of no other parameters are there any.
+    """
     p = state.progress
     for name, net in networks(state.nets).items():
         net.requires_grad_(name in phase.updates)
@@ -335,7 +338,6 @@ def run_phase(state: State, phase: Phase, batch: Batch, cfg: TrainConfig) -> Non
     parameters = [q for name in phase.updates for q in getattr(state.nets, name).parameters()]
     for q in parameters:
         q.grad = None
-    terms: dict[str, Tensor] = {}
     parts = split(batch, cfg.batch_gpu, p.device)
     mean: dict[str, Tensor] = {}
     for part in parts:
@@ -346,7 +348,13 @@ def run_phase(state: State, phase: Phase, batch: Batch, cfg: TrainConfig) -> Non
         for name, term in terms.items():
             mean[name] = mean.get(name, 0) + term.detach() / len(parts)
     distributed.average_gradients(parameters)
-    grads = [q.grad for q in parameters if q.grad is not None]
+    return [q.grad for q in parameters if q.grad is not None], mean
+
+
+def run_phase(state: State, phase: Phase, batch: Batch, cfg: TrainConfig) -> None:
+    """The update of a phase, by the gradients of all ranks. Raises DivergedError where they are not finite."""
+    p = state.progress
+    grads, mean = backward(state, phase, batch, cfg)
     size = torch.nn.utils.get_total_norm(grads)
     whole = size.isfinite()
     if cfg.dtype == "fp16":

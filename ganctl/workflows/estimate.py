@@ -65,7 +65,6 @@ def step_seconds(recipe: Recipe, data: "Dataset", state: "State", stop: Stop) ->
         data,
         recipe.data,
         size=cfg.batch,
-        micro=cfg.batch_gpu,
         resolution=recipe.config.resolution,
         seed=cfg.seed,
         rank=p.rank,

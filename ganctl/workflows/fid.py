@@ -232,12 +232,9 @@ def run(request: FidRequest, reporter: Reporter = SILENT) -> FidReport:
     reporter = _remembering(reporter, warnings)
     plan = prepare(request, reporter)
     # Looked at before any weights.
-    device = distributed.join(pick_device(request.device), "gloo")
-    work = Work(request, plan, reporter, device)
-    try:
+    with distributed.job(pick_device(request.device), "gloo") as device:
+        work = Work(request, plan, reporter, device)
         report = _run(work, warnings)
-    finally:
-        distributed.leave()
     forget(work)
     if work.bad:
         what = f"{len(work.bad)} of {work.read} images were skipped"

@@ -285,8 +285,7 @@ def _shared(work: Work, blocks: "Iterator[Block]", total: int) -> "Iterator[Bloc
         return
     rounds = -(-total // (BLOCK * distributed.world()))
     for _ in range(rounds):
-        with distributed.peers():
-            gathered = distributed.gather(next(blocks, None))
+        gathered = distributed.gather(next(blocks, None))
         yield from (block for block in gathered if block is not None)
 
 

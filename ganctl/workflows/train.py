@@ -180,22 +180,18 @@ def _run(request: TrainRequest, stop: Stop, reporter: Reporter, on_tick: OnTick,
 
     if not request.estimate and not plan.replace and (done := _finished(plan, reporter)):
         return done
-    device = distributed.join(pick_device(request.device))
-    try:
-        with distributed.peers(), products(tf32=request.tf32):
-            if request.estimate:
-                from ganctl.workflows.estimate import estimate
+    with distributed.job(pick_device(request.device)) as device, products(tf32=request.tf32):
+        if request.estimate:
+            from ganctl.workflows.estimate import estimate
 
-                data, state = open_data(plan.recipe, request.workers, reporter), new_state(plan.recipe, device)
-                stop.training = True
-                reporter.result(estimate(plan.recipe, data, state, lambda: bool(stop.reason)))
-                return None
-            session = _open(plan, request, device, reporter, on_tick)
-            with session.held:
-                _fit(session, stop)
-            return _report(session.run, session.state.progress.nimg, session.scores.metrics, begun, reporter)
-    finally:
-        distributed.leave()
+            data, state = open_data(plan.recipe, request.workers, reporter), new_state(plan.recipe, device)
+            stop.training = True
+            reporter.result(estimate(plan.recipe, data, state, lambda: bool(stop.reason)))
+            return None
+        session = _open(plan, request, device, reporter, on_tick)
+        with session.held:
+            _fit(session, stop)
+        return _report(session.run, session.state.progress.nimg, session.scores.metrics, begun, reporter)
 
 
 def _finished(plan: Plan, reporter: Reporter) -> TrainReport | None:
@@ -287,7 +283,6 @@ def _fit(session: "Session", stop: Stop) -> None:
         session.data,
         recipe.data,
         size=recipe.train.batch,
-        micro=recipe.train.batch_gpu,
         resolution=recipe.config.resolution,
         seed=recipe.train.seed,
         start=p.nimg,

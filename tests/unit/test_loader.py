@@ -26,6 +26,11 @@ def classes(got: list) -> list[int]:
     return torch.cat([b.c for b in got]).tolist()
 
 
+def together(*parts: torch.Tensor) -> torch.Tensor:
+    """The first row of each rank, the second of each …: micro-batches of all ranks are those of one process."""
+    return torch.stack(parts, 1).flatten(0, 1)
+
+
 def test_every_epoch_is_a_permutation_of_its_own():
     order = classes(taken(5, numbered()))
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10)) and order[:10] != order[10:]
@@ -44,12 +49,11 @@ def test_fewer_images_than_a_batch_go_round():
 
 def test_ranks_share_each_batch_and_micro_batches_are_shared_alike():
     whole = taken(2, numbered(), size=8)
-    halves = [taken(2, numbered(), size=8, rank=r, world=2) for r in (0, 1)]
-    for b, left, right in zip(whole, *halves, strict=True):
-        assert torch.equal(torch.cat([left.c, right.c]), b.c)
-    # Micro-batches of 2 on two ranks: together they are the micro-batches of 4 of one process.
-    small = [taken(1, numbered(), size=8, rank=r, world=2, micro=2)[0].c for r in (0, 1)]
-    assert torch.equal(torch.cat([small[0][:2], small[1][:2], small[0][2:], small[1][2:]]), whole[0].c)
+    for world in (2, 4):
+        shares = [taken(2, numbered(), size=8, rank=r, world=world) for r in range(world)]
+        for b, *parts in zip(whole, *shares, strict=True):
+            assert torch.equal(together(*(part.c for part in parts)), b.c)
+            assert torch.equal(together(*(part.x for part in parts)), b.x)
 
 
 def test_mirroring_and_cropping_depend_on_the_place_alone_and_treat_pairs_alike():
@@ -61,7 +65,7 @@ def test_mirroring_and_cropping_depend_on_the_place_alone_and_treat_pairs_alike(
     again = taken(3, data, cfg, start=40)
     assert torch.equal(torch.cat([b.x for b in again]), x[40:52])
     ranks = [taken(25, data, cfg, rank=r, world=2) for r in (0, 1)]
-    assert torch.equal(torch.cat([t for pair in zip(*ranks, strict=True) for t in (b.x for b in pair)]), x)
+    assert torch.equal(torch.cat([together(*(b.x for b in pair)) for pair in zip(*ranks, strict=True)]), x)
     # The marked edge is seen at the left, at the right, and cropped away; never in the middle.
     low = (x[:, 0, 0] < 100).tolist()
     seen = {tuple(row) for row in low}
@@ -107,7 +111,7 @@ def test_beside_each_image_comes_one_of_another_class():
     again = taken(2, data, cfg, start=40)
     assert torch.equal(torch.cat([g.y for g in again]), torch.cat([g.y for g in got])[40:48])
     halves = [taken(1, data, cfg, rank=r, world=2)[0] for r in (0, 1)]
-    assert torch.equal(torch.cat([h.cy for h in halves]), got[0].cy)
+    assert torch.equal(together(*(h.cy for h in halves)), got[0].cy)
     # Mirrored apart from each other.
     turned = taken(18, data, DataConfig(pairs="classes", mirror=True))
     left = [torch.cat([getattr(g, side) for g in turned])[:, 0, 0, 0] < 50 for side in "xy"]
