@@ -42,7 +42,7 @@ def inference(device: torch.device, half: str | None = None) -> Iterator[None]:
         torch.backends.cudnn.deterministic = before
 
 
-def lowered(device: torch.device, half: str | None) -> torch.autocast:
+def lowered(device: torch.device, half: str | None) -> contextlib.AbstractContextManager[Any]:
     """Autocast to 'fp16' or 'bf16'; to nothing where `half` is 'fp32' or None."""
     return torch.autocast(device.type, HALVES.get(half or ""), enabled=half in HALVES)
 

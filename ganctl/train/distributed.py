@@ -79,7 +79,9 @@ def _meet() -> tuple[Store, int, int]:
         why = f"they did not all come to {quoted(where)} within {round(MEET.total_seconds() / 60)} minutes"
         raise GanctlError(f"cannot join a job of {quoted(size)} processes", why, hint) from e
     store.set_timeout(WAIT)
-    return store, me, count
+    # torchrun keeps one store over all its attempts, with the addresses of processes that are gone.
+    attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {count}"
+    return PrefixStore(f"attempt {attempt}", store), me, count
 
 
 def _first(store: Store) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Shell
 
 SHELLS = [shell for shell in ("bash", "zsh", "fish") if shutil.which(shell)]
-MODELS = ["dcgan-fashion-mnist", "dcgan-mnist"]
+MODELS = ["dcgan-fashion-mnist", "dcgan-fashiongen-ganzoo"]
 
 # Calls the completion function as readline does, for each line of words given.
 DRIVER = """
@@ -52,16 +52,18 @@ def test_bash_completes_commands_options_names_and_recipes(ganctl: Shell) -> Non
         "ganctl sample --lat": ["--latents"],
         "ganctl sample --off": ["--offline"],
         "ganctl sample --no-p": ["--no-progress"],
-        "ganctl sample dcgan-": MODELS,
-        "ganctl sample -n 3 dcgan-m": ["dcgan-mnist"],
+        "ganctl sample dcgan-f": MODELS,
+        "ganctl sample -n 3 dcgan-fashion-": ["dcgan-fashion-mnist"],
         "ganctl sample dcgan-mnist ''": [],
         "ganctl translate pix2pix-em": ["pix2pix-emoji"],
         "ganctl zoo pull inc": ["inception-2015-12-05"],
         "ganctl zoo pull dcgan-mnist inc": ["inception-2015-12-05"],
-        "ganctl fid real/ dcgan-": MODELS,
+        "ganctl fid real/ dcgan-f": MODELS,
         "ganctl train dcgan-m": ["dcgan-mnist"],
         "ganctl train wgan_": [],
-        "ganctl train wgan": ["wgan", "wgan-gp"],
+        "ganctl train wgan": ["wgan", "wgan-gp", "wgan-mnist"],
+        "ganctl dataset ch": ["check"],
+        "ganctl dataset photos --res": ["--resolution"],
         "ganctl sample --format ''": ["png", "jpg", "webp", "npy"],
         # bash splits words at =.
         "ganctl sample --format = w": ["webp"],

@@ -171,12 +171,12 @@ def on_terminal(ganctl: Shell, *args: str, **env: str) -> str:
 
 def test_the_zoo_is_a_table_on_a_terminal_and_tab_separated_elsewhere(ganctl: Shell) -> None:
     header, *rows = on_terminal(ganctl, "zoo", "list", NO_COLOR="1").splitlines()
-    assert header.split() == ["NAME", "TASK", "PX", "CLASSES", "LICENCE", "SIZE", "HERE"]
+    assert header.split() == ["NAME", "TASK", "PX", "CLASSES", "LICENCE", "SIZE", "HERE", "SCORE"]
     place = header.index("LICENCE")
     assert rows and all(row[place - 1] == " " and row[place] != " " for row in rows)
     lines = ganctl.ok("zoo", "list").lines
     assert len(lines) == len(rows)
-    assert all(len(line.split("\t")) == 7 for line in lines)
+    assert all(len(line.split("\t")) == 8 for line in lines)
     assert [line.split("\t")[0] for line in lines] == [row.split()[0] for row in rows]
     info = on_terminal(ganctl, "zoo", "info", "lenet-mnist", NO_COLOR="1").splitlines()
     assert "license        Apache-2.0" in info

@@ -63,8 +63,8 @@ def test_pulled_for_metrics_then_lpips_measures_with_it(served: World) -> None:
     verified = served.run("zoo", "verify", NAME, "lpips-squeeze")
     assert verified.returncode == 0 and verified.stdout.count("\tok\t") == 2
     cells = [line.split("\t") for line in served.run("zoo", "list", "--task", "features").stdout.splitlines()]
-    assert cells[0] == [NAME, "features", "224", "-", "BSD-3-Clause", "5.0 MB", "cached"]
-    assert cells[1] == ["lpips-squeeze", "features", "-", "-", "BSD-2-Clause", "9.6 kB", "built-in"]
+    assert cells[0] == [NAME, "features", "224", "-", "BSD-3-Clause", "5.0 MB", "cached", "-"]
+    assert cells[1] == ["lpips-squeeze", "features", "-", "-", "BSD-2-Clause", "9.6 kB", "built-in", "-"]
 
     recorded = arrays(golden("lpips.safetensors"))[0]
     lpips, digest = open_lpips("squeeze", device=CPU)
