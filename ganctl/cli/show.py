@@ -4,7 +4,9 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
@@ -21,8 +23,10 @@ __all__ = [
     "common",
     "error",
     "execute",
+    "facts",
     "for_reading",
     "json_error",
+    "note",
     "picture",
     "table",
     "training_table",
@@ -88,10 +92,31 @@ def aligned(rows: Iterable[Iterable[object]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Rows under a header on stdout, for a person."""
-    head, *lines = aligned([[name.upper() for name in header], *rows])
+def table(header: Iterable[str], rows: Iterable[Iterable[object]], spare: Iterable[str] = ()) -> list[str]:
+    """Rows under a header on stdout, for a person. Gives the columns that were left out.
+
+    In a narrow terminal the columns `spare` go, in that order, until the rest fits; then the ends of lines are cut.
+    """
+    columns = {name: [name.upper(), *map(printable, cells)] for name, *cells in zip(header, *rows, strict=True)}
+    room, gone = shutil.get_terminal_size().columns, list[str]()
+    for name in spare:
+        if sum(max(map(len, cells)) + 2 for cells in columns.values()) - 2 <= room:
+            break
+        del columns[name]
+        gone.append(name)
+    lines = aligned(zip(*columns.values(), strict=True))
+    head, *lines = [line if len(line) <= room else f"{line[: room - 1]}…" for line in lines]
     _print("\n".join([colored(head, "39", sys.stdout), *lines]))
+    return gone
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """Names and values as lines for a person: a long value goes on under its beginning, and no word of it is broken."""
+    rows = [(name, printable(value)) for name, value in rows]
+    indent = max(len(name) for name, _ in rows) + 2
+    room = max(shutil.get_terminal_size().columns - indent, 24)
+    fill = textwrap.TextWrapper(room, break_long_words=False, break_on_hyphens=False)
+    return [f"{name:<{indent}}" + f"\n{'':<{indent}}".join(fill.wrap(value)) for name, value in rows]
 
 
 def truecolor() -> bool:
@@ -206,6 +231,11 @@ def error(e: GanctlError) -> None:
 def warning(what: str, why: str = "", hint: str = "") -> None:
     """warning/why/hint on stderr."""
     _three("warning", "33", what, why, hint)
+
+
+def note(text: str) -> None:
+    """A line on stderr that no command depends on."""
+    _say(sys.stderr, clean(text))
 
 
 def json_error(e: GanctlError) -> str:

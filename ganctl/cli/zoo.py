@@ -12,6 +12,8 @@ app = typer.Typer(help="Pretrained networks: list, pull, check, remove, publish.
 Task = Literal["sample", "translate", "invert", "classify", "features"]
 
 COLUMNS = ("name", "task", "px", "classes", "licence", "size", "here", "score")
+SPARE = ("classes", "size", "px", "task")
+"""What a narrow terminal does without, the first first."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A zoo name.")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Zoo names.")]
@@ -37,7 +39,9 @@ def list_models(
         run, request, line=None if reading else lambda r: "\t".join(_cells(r)), bare=lambda r: r["name"]
     )
     if reading and rows:
-        show.table(COLUMNS, map(_cells, rows))
+        gone = show.table(COLUMNS, (_cells(r, short=True) for r in rows), SPARE)
+        if gone:
+            show.note(f"no room for {', '.join(gone)}: ganctl zoo info NAME tells all of one")
 
 
 @app.command()
@@ -136,30 +140,28 @@ def push(
     show.execute(work, request, line=lambda r: r["url"], check=check)
 
 
-def _cells(r: Mapping[str, Any]) -> tuple[str, ...]:
+def _cells(r: Mapping[str, Any], *, short: bool = False) -> tuple[str, ...]:
     size = _size(r["bytes"]) if r["bytes"] else "-"
-    where = "built-in" if r["builtin"] and r["cached"] else "cached" if r["cached"] else "-"
-    licence = f"{r['license']}{' (non-commercial)' if r['noncommercial'] else ''}"
-    return (
-        r["name"],
-        r["task"],
-        str(r["resolution"] or "-"),
-        str(r["classes"] or "-"),
-        licence,
-        size,
-        where,
-        _score(r),
-    )
+    where = "-" if not r["cached"] else "yes" if short else "built-in" if r["builtin"] else "cached"
+    licence = str(r["license"])
+    if r["noncommercial"] and not (short and "NC" in licence):
+        licence += " (NC)" if short else " (non-commercial)"
+    numbers = (str(r[key] or "-") for key in ("resolution", "classes"))
+    return (r["name"], r["task"], *numbers, licence, size, where, _score(r, short=short))
 
 
-def _score(r: Mapping[str, Any]) -> str:
-    """The first published score, and ours beside it: `fid50k_full 2.84 (ours 2.9)`."""
+def _score(r: Mapping[str, Any], *, short: bool) -> str:
+    """The first published score, and ours beside it: `fid50k_full 2.84 (ours 2.9)`; short, the number comes first."""
     theirs, ours = r["metrics"], r["measured"]
     name = next(iter({**theirs, **ours}), "")
     if not name:
         return "-"
-    told = f"{ours[name]:g}" if name in ours else ""
-    return f"{name} {theirs[name]:g}{told and f' (ours {told})'}" if name in theirs else f"{name} ours {told}"
+    digits = ".4g" if short else "g"
+    told = f"ours {ours[name]:{digits}}" if name in ours else ""
+    if name not in theirs:
+        return f"{ours[name]:{digits}} {name} (ours)" if short else f"{name} {told}"
+    number = f"{theirs[name]:{digits}}"
+    return " ".join([*((number, name) if short else (name, number)), *([f"({told})"] if told else [])])
 
 
 def _checks(r: Mapping[str, Any]) -> str:
@@ -183,7 +185,7 @@ def _size(count: int) -> str:
 
 def _facts(r: Mapping[str, Any]) -> str:
     rows = [(key, _fact(value)) for key, value in r.items()]
-    return "\n".join(show.aligned(rows) if show.for_reading() else map("\t".join, rows))
+    return "\n".join(show.facts(rows) if show.for_reading() else map("\t".join, rows))
 
 
 def _fact(value: Any) -> str:

@@ -170,7 +170,7 @@ def on_terminal(ganctl: Shell, *args: str, **env: str) -> str:
 
 
 def test_the_zoo_is_a_table_on_a_terminal_and_tab_separated_elsewhere(ganctl: Shell) -> None:
-    header, *rows = on_terminal(ganctl, "zoo", "list", NO_COLOR="1").splitlines()
+    header, *rows = on_terminal(ganctl, "zoo", "list", NO_COLOR="1", COLUMNS="160").splitlines()
     assert header.split() == ["NAME", "TASK", "PX", "CLASSES", "LICENCE", "SIZE", "HERE", "SCORE"]
     place = header.index("LICENCE")
     assert rows and all(row[place - 1] == " " and row[place] != " " for row in rows)
@@ -178,9 +178,27 @@ def test_the_zoo_is_a_table_on_a_terminal_and_tab_separated_elsewhere(ganctl: Sh
     assert len(lines) == len(rows)
     assert all(len(line.split("\t")) == 8 for line in lines)
     assert [line.split("\t")[0] for line in lines] == [row.split()[0] for row in rows]
-    info = on_terminal(ganctl, "zoo", "info", "lenet-mnist", NO_COLOR="1").splitlines()
+    info = on_terminal(ganctl, "zoo", "info", "dcgan-mnist", NO_COLOR="1", COLUMNS="70").splitlines()
     assert "license        Apache-2.0" in info
+    # Long values go on in their column; only what has no gap is wider than the terminal.
+    assert any(line.startswith(f"{'':15}") for line in info)
+    assert all(len(line) <= 70 or " " not in line[15:] for line in info)
     assert "license\tApache-2.0" in ganctl.ok("zoo", "info", "lenet-mnist").lines
+
+
+def test_the_zoo_fits_into_narrow_terminals(ganctl: Shell) -> None:
+    wide = on_terminal(ganctl, "zoo", "list", NO_COLOR="1", COLUMNS="160").splitlines()
+    for room, gone in ((120, ["CLASSES"]), (80, ["CLASSES", "SIZE", "PX", "TASK"])):
+        *table, note = on_terminal(ganctl, "zoo", "list", NO_COLOR="1", COLUMNS=str(room)).splitlines()
+        assert table[0].split() == [name for name in wide[0].split() if name not in gone]
+        assert max(map(len, table)) <= room
+        assert [row.split()[0] for row in table] == [row.split()[0] for row in wide]
+        assert note == f"no room for {', '.join(gone).lower()}: ganctl zoo info NAME tells all of one"
+    # What is not for commerce says so in every width, and a score begins with its number.
+    (paprika,) = [row for row in table if row.startswith("animeganv2-paprika ")]
+    (cars,) = [row for row in table if row.startswith("stylegan2-car ")]
+    assert paprika.split()[1] == "AnimeGANv2-NC" and cars.split()[3:] == ["2.32", "fid50k"]
+    assert any("unknown (NC)" in row for row in table)
 
 
 def test_version_and_the_two_ways_in(ganctl: Shell) -> None:
