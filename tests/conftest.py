@@ -100,8 +100,11 @@ class Shell:
 
 
 def clean_env(home: Path) -> dict[str, str]:
-    """This process' environment without any setting that ganctl or the Hub's client heeds."""
-    dropped = ("HF_", "HUGGING", "GANCTL_", "XDG_", "TRANSFORMERS_")
+    """This process' environment without any setting that ganctl or the Hub's client heeds.
+
+    And without the one that would have each of a thousand commands compile the same files.
+    """
+    dropped = ("HF_", "HUGGING", "GANCTL_", "XDG_", "TRANSFORMERS_", "PYTHONDONTWRITEBYTECODE")
     env = {k: v for k, v in os.environ.items() if not k.startswith(dropped) and "proxy" not in k.lower()}
     return env | {
         "HOME": str(home),

@@ -1,12 +1,17 @@
-"""Commands forked from a process that has torch loaded: as real as processes started afresh, a second sooner each.
+"""Commands forked from a process that has torch loaded: as real as processes started afresh, seconds sooner each.
 
 `python -m tests.forkserver FD` is that process; `Forkserver` is a test's end of the socket FD. The child goes on as the
-program itself, from `ganctl`'s first import to the interpreter's end: only torch and numpy were loaded before.
+program itself, from `ganctl`'s first import to its exit code: only LOADED was there before. What an interpreter does
+after that to free memory, which the system frees sooner, is left to the commands that tests start afresh.
 """
 
+import atexit
 import contextlib
+import gc
+import importlib
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -17,6 +22,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MESSAGE = 1 << 17
+LOADED = (
+    *("torch", "torch._dynamo", "scipy.linalg", "numpy.ma", "jaxtyping", "safetensors.torch", "pydantic.dataclasses"),
+    *("pydantic._internal._generate_schema", "yaml", "typer.main", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"),
+    *("PIL.GifImagePlugin", "PIL.BmpImagePlugin", "PIL.PpmImagePlugin"),
+)
+"""Libraries that nearly every command loads, `torch._dynamo` with the first optimizer; none reads a setting meanwhile."""
 
 
 class Forkserver:
@@ -106,10 +117,24 @@ def serve(requests: socket.socket) -> list[str]:
     return args
 
 
+def end(code: int) -> None:
+    """What the interpreter does when the program has ended, but for the destruction of every object."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    import runpy
-
-    import torch  # noqa: F401
-
+    for library in LOADED:
+        importlib.import_module(library)
+    # Children share what they do not write to, and a collection writes to all it looks at.
+    gc.collect()
+    gc.freeze()
     sys.argv[1:] = serve(socket.socket(fileno=int(sys.argv[1])))
-    runpy.run_module("ganctl", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("ganctl", run_name="__main__", alter_sys=True)
+    except SystemExit as e:
+        assert isinstance(e.code, int), e.code
+        end(e.code)
