@@ -27,7 +27,7 @@ LOADED = (
     *("pydantic._internal._generate_schema", "yaml", "typer.main", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"),
     *("PIL.GifImagePlugin", "PIL.BmpImagePlugin", "PIL.PpmImagePlugin"),
 )
-"""Libraries that nearly every command loads, `torch._dynamo` with the first optimizer; none reads a setting meanwhile."""
+"""Libraries that nearly every command loads, `torch._dynamo` with the first optimizer. They read no settings."""
 
 
 class Forkserver:
