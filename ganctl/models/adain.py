@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ganctl.config import config
 from ganctl.errors import UsageError
-from ganctl.nn.features.vgg import RELU4_1, reflected_vgg19
+from ganctl.nn.features.vgg import RELUS, reflected_vgg19
 from ganctl.nn.layers import fixed
 from ganctl.phase import Adam, Batch, Optimizer, Phase, Progress, Terms
 from ganctl.ranges import Count, Rate, Weight
@@ -35,6 +35,9 @@ class Config:
     """Of content, style and result."""
     width: Count = 64
     """Channels of the encoder's first block: VGG-19 has 64, and the decoder mirrors it (sec. 5.1)."""
+    layer: Literal["relu3_1", "relu4_1"] = "relu4_1"
+    """Where the encoder ends and AdaIN is (fig. 2). In narrow networks the shallow one: by ReLUs and pools the deep one
+    then loses half of what a picture's colours are."""
     encoder: Annotated[str, MaxLen(4096)] = "adain-vgg-normalised"
     """Whose convolutions training takes for the encoder: a zoo name, or a bundle or run of vgg."""
     style_weight: Weight = 10.0
@@ -43,6 +46,11 @@ class Config:
     """Adam's learning rate (the authors' code) …"""
     decay: Weight = 6.25e-6
     """… over 1 + decay · images: there 5e-5 a step of 8."""
+
+    @property
+    def pools(self) -> int:
+        """Times that the encoder halves the side."""
+        return 3 if self.layer == "relu4_1" else 2
 
     @property
     def source_channels(self) -> int:
@@ -65,10 +73,12 @@ def adain(x: Float[Tensor, "n c h w"], style: Float[Tensor, "n 2 c"]) -> Float[T
 def decoder(cfg: Config) -> nn.Sequential:
     """The encoder mirrored, pools replaced by nearest up-sampling, reflection at borders, no normalisation (sec. 5.1).
 
-    Modules have the numbers of the published file.
+    From relu4_1 modules have the numbers of the published file.
     """
     w = cfg.width
     widths = (8 * w, 4 * w, "up", 4 * w, 4 * w, 4 * w, 2 * w, "up", 2 * w, w, "up", w)
+    if cfg.layer == "relu3_1":
+        widths = widths[5:]
     layers: list[nn.Module] = []
     inputs = 0
     for width in widths:
@@ -88,7 +98,7 @@ def decoder(cfg: Config) -> nn.Sequential:
 
 
 class Generator(nn.Module):
-    """g(AdaIN(f(c), f(s))): VGG-19 to relu4_1, which stays as it is, and the decoder. Satisfies Styled.
+    """g(AdaIN(f(c), f(s))): VGG-19 to `layer`, which stays as it is, and the decoder. Satisfies Styled.
 
     A style's code is the mean and deviation of its features: the weighted mean of several is eq. 15, the mean of a
     style's and the content's own is eq. 14, both exactly.
@@ -99,20 +109,22 @@ class Generator(nn.Module):
     def __init__(self, cfg: Config) -> None:
         super().__init__()
         self.source = self.target = Image(None, cfg.channels)
-        self.stride = 8
-        self.encoder = fixed(reflected_vgg19(cfg.channels, cfg.width))
+        self.ends = RELUS[: cfg.pools + 1]
+        self.stride = 1 << cfg.pools
+        self.encoder = fixed(reflected_vgg19(cfg.channels, cfg.width)[: self.ends[-1]])
         self.decoder = decoder(cfg)
 
     def features(self, x: Float[Tensor, "n c h w"]) -> list[Float[Tensor, "n _ _ _"]]:
-        """relu1_1, relu2_1, relu3_1 and relu4_1 of images on [0, 1]."""
+        """relu1_1, relu2_1, relu3_1 and relu4_1, or without the last, of images on [0, 1]."""
         found = []
-        for start, end in ((0, 4), (4, 11), (11, 18), (18, RELU4_1)):
+        for start, end in zip((0, *self.ends), self.ends, strict=False):
             x = self.encoder[start:end](x)
             found.append(x)
         return found
 
     def encode_style(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 2 f"]:
-        """Statistics of relu4_1, of images on [-1, 1] of any size: small ones are continued by their last row."""
+        """Statistics of the encoder's last layer, of images on [-1, 1] of any size: small ones are continued by their
+        last row."""
         h, w = x.shape[2:]
         x = F.pad(x, (0, max(SMALLEST - w, 0), 0, max(SMALLEST - h, 0)), "replicate")
         return statistics(self.encoder((x + 1) / 2))
@@ -135,10 +147,12 @@ class Nets:
 
 
 def build(cfg: Config) -> Nets:
-    """Raises UsageError for a training side that the encoder cannot halve three times."""
-    if cfg.resolution % 8 or cfg.resolution < 16:
+    """Raises UsageError for a training side that the encoder cannot halve as often as it does."""
+    stride = 1 << cfg.pools
+    if cfg.resolution % stride or cfg.resolution < 16:
         where = f"cannot build adain for {cfg.resolution} px"
-        raise UsageError(where, "it halves the side three times", "choose a multiple of 8, 16 or more")
+        why = f"it halves the side {'three times' if cfg.pools == 3 else 'twice'}"
+        raise UsageError(where, why, f"choose a multiple of {stride}, 16 or more")
     return Nets(Generator(cfg))
 
 
@@ -148,7 +162,7 @@ def given(cfg: Config) -> dict[str, str]:
 
 
 def g_loss(n: Nets, b: Batch, p: Progress, cfg: Config) -> Terms:
-    """L_c + λ L_s  (eq. 11), t being the output of AdaIN, f relu4_1 and φᵢ relu1_1 … relu4_1:
+    """L_c + λ L_s  (eq. 11), t being the output of AdaIN, f relu4_1 and φᵢ relu1_1 … relu4_1, or all one less:
 
     L_c = ‖f(g(t)) - t‖²  (eq. 12), L_s = Σᵢ ‖μ(φᵢ(g(t))) - μ(φᵢ(s))‖² + ‖σ(φᵢ(g(t))) - σ(φᵢ(s))‖²  (eq. 13).
     Deviation: means of squares in place of norms, as the authors' code.
@@ -184,7 +198,7 @@ def from_upstream(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str
     first, second = state.get("0.weight"), state.get("2.weight")
     if first is None or second is None or first.ndim != 4 or second.ndim != 4 or 29 not in numbers:
         return None
-    used = {k: v for k, v in state.items() if int(k.partition(".")[0]) < RELU4_1}
+    used = {k: v for k, v in state.items() if int(k.partition(".")[0]) < RELUS[-1]}
     return {"channels": first.shape[1], "width": second.shape[0]}, {"G": _named("encoder", used)}
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -33,8 +34,9 @@ def moments(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return flat.mean(2), np.sqrt(flat.var(2, ddof=1) + 1e-5)
 
 
-def test_losses_are_equations_11_to_13() -> None:
-    cfg = adain.Config(width=8, resolution=16, style_weight=3.0)
+@pytest.mark.parametrize("layer", ["relu3_1", "relu4_1"])
+def test_losses_are_equations_11_to_13(layer: Literal["relu3_1", "relu4_1"]) -> None:
+    cfg = adain.Config(width=8, resolution=16, style_weight=3.0, layer=layer)
     torch.manual_seed(0)
     nets = adain.build(cfg)
     content, style = images(1), images(2)
@@ -47,7 +49,8 @@ def test_losses_are_equations_11_to_13() -> None:
     wanted = ((G.encoder(made).detach().double().numpy() - t) ** 2).mean()
     assert terms["G_content"].item() == pytest.approx(wanted, rel=1e-4)
     # The published numbers of relu1_1, relu2_1, relu3_1 and relu4_1 in its sequence.
-    layers = [3, 10, 17, 30]
+    layers = [3, 10, 17, 30] if layer == "relu4_1" else [3, 10, 17]
+    assert len(G.encoder) == layers[-1] + 1 and G.decoder(torch.from_numpy(t).float()).shape == content.shape
     errors = 0.0
     a, b = made, (style + 1) / 2
     for place, layer in enumerate(G.encoder):
@@ -107,6 +110,8 @@ def test_an_encoder_of_another_width_or_kind_is_refused(data: Path, tiny: Tiny, 
         assert "the config's widths as theirs" in refused.value.hint
     with pytest.raises(UsageError, match="it halves the side three times"):
         train(request("adain", data, tmp_path / "run", "resolution=20", *FEW))
+    with pytest.raises(UsageError, match="it halves the side twice"):
+        train(request("adain", data, tmp_path / "run", "resolution=22", "layer=relu3_1", *FEW))
 
 
 def test_a_new_vggs_filters_tell_its_images_apart(tmp_path: Path) -> None:

@@ -87,8 +87,8 @@ class VGG19Features(nn.Module):
         return [found[place] for place in self.outputs]
 
 
-RELU4_1 = 31
-"""Modules of `reflected_vgg19` up to it."""
+RELUS = (4, 11, 18, 31)
+"""Modules of `reflected_vgg19` up to relu1_1, relu2_1, relu3_1 and relu4_1."""
 
 
 def reflected_vgg19(channels: int = 3, width: int = 64) -> nn.Sequential:
@@ -105,11 +105,11 @@ def reflected_vgg19(channels: int = 3, width: int = 64) -> nn.Sequential:
             layers += [nn.ReflectionPad2d(1), nn.Conv2d(inputs, outputs, 3), nn.ReLU()]
             inputs = outputs
         layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
-    for layer in layers[:RELU4_1]:
+    for layer in layers[: RELUS[-1]]:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return nn.Sequential(*layers[:RELU4_1])
+    return nn.Sequential(*layers[: RELUS[-1]])
 
 
 @torch.no_grad()
