@@ -48,14 +48,14 @@ class Config:
     """… over 1 + decay · images: there 5e-5 a step of 8."""
 
     @property
-    def pools(self) -> int:
-        """Times that the encoder halves the side."""
-        return 3 if self.layer == "relu4_1" else 2
-
-    @property
     def source_channels(self) -> int:
         """One encoder sees both."""
         return self.channels
+
+
+def pools(cfg: Config) -> int:
+    """Times that the encoder halves the side."""
+    return 3 if cfg.layer == "relu4_1" else 2
 
 
 def statistics(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 2 c"]:
@@ -109,8 +109,8 @@ class Generator(nn.Module):
     def __init__(self, cfg: Config) -> None:
         super().__init__()
         self.source = self.target = Image(None, cfg.channels)
-        self.ends = RELUS[: cfg.pools + 1]
-        self.stride = 1 << cfg.pools
+        self.ends = RELUS[: pools(cfg) + 1]
+        self.stride = 1 << pools(cfg)
         self.encoder = fixed(reflected_vgg19(cfg.channels, cfg.width)[: self.ends[-1]])
         self.decoder = decoder(cfg)
 
@@ -148,10 +148,11 @@ class Nets:
 
 def build(cfg: Config) -> Nets:
     """Raises UsageError for a training side that the encoder cannot halve as often as it does."""
-    stride = 1 << cfg.pools
+    halvings = pools(cfg)
+    stride = 1 << halvings
     if cfg.resolution % stride or cfg.resolution < 16:
         where = f"cannot build adain for {cfg.resolution} px"
-        why = f"it halves the side {'three times' if cfg.pools == 3 else 'twice'}"
+        why = f"it halves the side {'three times' if halvings == 3 else 'twice'}"
         raise UsageError(where, why, f"choose a multiple of {stride}, 16 or more")
     return Nets(Generator(cfg))
 
