@@ -111,7 +111,7 @@ class Generator(nn.Module):
         self.source = self.target = Image(None, cfg.channels)
         self.ends = RELUS[: pools(cfg) + 1]
         self.stride = 1 << pools(cfg)
-        self.encoder = fixed(reflected_vgg19(cfg.channels, cfg.width)[: self.ends[-1]])
+        self.encoder = fixed(reflected_vgg19(cfg.channels, cfg.width, self.ends[-1]))
         self.decoder = decoder(cfg)
 
     def features(self, x: Float[Tensor, "n c h w"]) -> list[Float[Tensor, "n _ _ _"]]:

@@ -53,8 +53,8 @@ def test_losses_are_equations_11_to_13(layer: Literal["relu3_1", "relu4_1"]) -> 
     assert len(G.encoder) == layers[-1] + 1 and G.decoder(torch.from_numpy(t).float()).shape == content.shape
     errors = 0.0
     a, b = made, (style + 1) / 2
-    for place, layer in enumerate(G.encoder):
-        a, b = layer(a), layer(b)
+    for place, module in enumerate(G.encoder):
+        a, b = module(a), module(b)
         if place in layers:
             (m_a, s_a), (m_b, s_b) = moments(a), moments(b)
             errors += ((m_a - m_b) ** 2).mean() + ((s_a - s_b) ** 2).mean()

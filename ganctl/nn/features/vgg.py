@@ -91,8 +91,8 @@ RELUS = (4, 11, 18, 31)
 """Modules of `reflected_vgg19` up to relu1_1, relu2_1, relu3_1 and relu4_1."""
 
 
-def reflected_vgg19(channels: int = 3, width: int = 64) -> nn.Sequential:
-    """VGG-19 up to relu4_1 as style transfer publishes it, with the numbers of that file's modules.
+def reflected_vgg19(channels: int = 3, width: int = 64, end: int = RELUS[-1]) -> nn.Sequential:
+    """VGG-19 up to relu4_1, or to `end`, as style transfer publishes it, with the numbers of that file's modules.
 
     A 1x1 convolution first, which takes images on [0, 1] to what the network was trained on; reflection in place of
     zeros at the border; pools that round up. `width` is that of the first block, 64 in the paper.
@@ -105,11 +105,11 @@ def reflected_vgg19(channels: int = 3, width: int = 64) -> nn.Sequential:
             layers += [nn.ReflectionPad2d(1), nn.Conv2d(inputs, outputs, 3), nn.ReLU()]
             inputs = outputs
         layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
-    for layer in layers[: RELUS[-1]]:
+    for layer in layers[:end]:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return nn.Sequential(*layers[: RELUS[-1]])
+    return nn.Sequential(*layers[:end])
 
 
 @torch.no_grad()
