@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 from ganctl.errors import GanctlError
 from ganctl.io.progress import Reporter
 from ganctl.workflows.train import TrainReport, TrainRequest, run
+from tests.conftest import Done, Shell
 
 SMALL = {
     "gan": ("g_hidden=[16]", "d_hidden=[16]", "z_dim=4", "channels=1"),
@@ -167,3 +170,26 @@ def kept(run: Path) -> list[Path]:
 
 def newest(run: Path) -> Path:
     return kept(run)[-1]
+
+
+def ranks(shell: Shell, *arguments: object, processes: int = 2) -> Done:
+    """A command as the processes of a job, without the launcher that starts them: what all of them printed and said."""
+    meet = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+
+    def one(rank: int) -> Done:
+        return shell(*arguments, **meet, RANK=str(rank), LOCAL_RANK=str(rank))
+
+    with ThreadPoolExecutor(processes) as pool:
+        ended = list(pool.map(one, range(processes)))
+    err = "".join(done.err for done in ended)
+    assert len({done.code for done in ended}) == 1, err
+    return Done(ended[0].code, "".join(done.out for done in ended), err)
+
+
+def free_port() -> int:
+    """A port between 10000 and 30000, where jobs of Slurm meet."""
+    for port in range(10000 + os.getpid() % 15000, 30000):
+        with socket.socket() as s:
+            if s.connect_ex(("localhost", port)):
+                return port
+    raise AssertionError("no free port")

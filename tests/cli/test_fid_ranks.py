@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.cli.fid_tools import pictures, pixels
+from tests.cli.runs import ranks
 from tests.conftest import Done, Shell, Tiny
 
 METRICS = "fd-lenet,kid-lenet,is-lenet,pr-lenet,c2st-lenet"
@@ -48,12 +49,12 @@ def test_processes_of_a_job_share_the_images_and_give_the_same_numbers(
         ("fid", "--metrics", METRICS, real, bundle, "-n", 1500),
     ):
         alone = ganctl.ok(*command, "--json", "--no-cache")
-        shared = torchrun(ganctl, *command, "--json", "--no-cache", "--no-progress")
+        shared = ranks(ganctl, *command, "--json", "--no-cache", "--no-progress")
         assert shared.code == 0, shared.err
         assert shared.lines == alone.lines
     assert len(alone.lines) == 7
     # With a cache, the real side is measured once, by whichever job comes first.
-    kept = torchrun(ganctl, "fid", "--metrics", METRICS, real, fake, "--json", "--no-progress", processes=3)
+    kept = ranks(ganctl, "fid", "--metrics", METRICS, real, fake, "--json", "--no-progress", processes=3)
     assert kept.code == 0, kept.err
     assert ganctl.ok("fid", "--metrics", METRICS, real, fake, "--json").lines == kept.lines
     cache = ganctl.folder.parent / "home" / "cache"
@@ -72,7 +73,7 @@ def test_a_job_names_every_unreadable_image_once(ganctl: Shell, sides: tuple[Pat
 
 
 def test_a_killed_run_goes_on_where_it_was(ganctl: Shell, sides: tuple[Path, Path]) -> None:
-    many = idx(ganctl.folder / "many-idx3-ubyte", np.concatenate([pixels(100, 3)] * 400))
+    many = idx(ganctl.folder / "many-idx3-ubyte", np.concatenate([pixels(100, 3)] * 140))
     command = ("fid", "--metrics", "fd-lenet,kid-lenet", sides[0], many, "--batch-size", 16, "--workers", 1)
     kept = ganctl.folder.parent / "home" / "cache" / "features"
     process = ganctl.start(*command)
@@ -88,6 +89,6 @@ def test_a_killed_run_goes_on_where_it_was(ganctl: Shell, sides: tuple[Path, Pat
     damaged = sorted(kept.glob("*.npz"))[0]
     damaged.write_bytes(damaged.read_bytes()[:100])
     again = ganctl.ok(*command, "--no-progress", "--json")
-    assert "of 40000 images were measured by an earlier run" in again.err
+    assert "of 14000 images were measured by an earlier run" in again.err
     assert not list(kept.iterdir())
     assert ganctl.ok(*command, "--no-progress", "--json", "--no-cache").lines == again.lines

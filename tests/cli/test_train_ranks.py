@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from ganctl.errors import GanctlError, StoppedError, UsageError
 from ganctl.io.progress import SILENT
 from ganctl.phase import Progress
 from ganctl.workflows.train import TrainRequest
-from tests.cli.runs import arguments, log, newest, pictures, request, tensors, train
+from tests.cli.runs import arguments, free_port, log, newest, pictures, request, tensors, train
 from tests.conftest import Shell
 
 TOLERANCE = 1e-5
@@ -256,16 +255,16 @@ def test_every_rank_keeps_the_same_pool_and_sees_its_own_rows(tmp_path: Path):
 
 def test_torchrun_starts_a_job_again_whose_process_died_and_it_ends_as_the_undisturbed_run(ganctl, tmp_path: Path):
     data = pictures(tmp_path / "data")
-    req = request("gan", data, tmp_path / "r", "kimg=4", "snap=1", "tick=0.2")
+    req = request("gan", data, tmp_path / "r", "kimg=2", "snap=0.5", "tick=0.2")
     options = ("--standalone", "--nproc-per-node=2", "--max-restarts=1")
     command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "ganctl", *arguments(req)]
     process = subprocess.Popen(command, cwd=ganctl.folder, env=ganctl.env, stderr=subprocess.PIPE)
-    wait_for(process, tmp_path / "r" / "snapshots" / "000001")
+    wait_for(process, tmp_path / "r" / "snapshots" / "000000.500")
     os.kill(rank_of(process.pid, "1"), signal.SIGKILL)
     text = process.communicate(timeout=240)[1].decode()
     assert process.returncode == 0, text
     assert text.count("error:") == 1 and "torchrun starts it again: it goes on from what was saved last" in text
-    train(request("gan", data, tmp_path / "one", "kimg=4", "snap=1", "tick=0.2"))
+    train(request("gan", data, tmp_path / "one", "kimg=2", "snap=0.5", "tick=0.2"))
     same_log(tmp_path / "r", tmp_path / "one")
 
 
@@ -285,15 +284,6 @@ def test_the_tasks_of_srun_are_one_job(ganctl: Shell, tmp_path: Path):
     assert first.decode().split() == [str(newest(tmp_path / "r"))] and b"kimg 0.04" in told
     assert (second, nothing) == (b"", b"")
     assert json.loads((tmp_path / "r" / "run.json").read_text())["gpus"] == 2
-
-
-def free_port() -> int:
-    """A port between 10000 and 30000, where jobs of Slurm meet."""
-    for port in range(10000 + os.getpid() % 15000, 30000):
-        with socket.socket() as s:
-            if s.connect_ex(("localhost", port)):
-                return port
-    raise AssertionError("no free port")
 
 
 def test_slurm_variables_become_those_of_torchrun(monkeypatch: pytest.MonkeyPatch):
