@@ -33,9 +33,10 @@ LOADED = (
 class Forkserver:
     """The tests' end. One for each pytest process, ended with it."""
 
-    def __init__(self, env: dict[str, str]) -> None:
+    def __init__(self, env: dict[str, str], *options: str) -> None:
+        """`options` are the interpreter's, of this process and so of all commands."""
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "tests.forkserver", str(theirs.fileno())]
+        command = [sys.executable, *options, "-m", "tests.forkserver", str(theirs.fileno())]
         # Pipes, as the children's: Python has looked at its streams before they are exchanged.
         pipe, fds = subprocess.PIPE, [theirs.fileno()]
         self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=fds)
@@ -136,5 +137,8 @@ if __name__ == "__main__":
     try:
         runpy.run_module("ganctl", run_name="__main__", alter_sys=True)
     except SystemExit as e:
+        # What is still open is told as it is freed.
+        if "error::ResourceWarning" in sys.warnoptions:
+            raise
         assert isinstance(e.code, int), e.code
         end(e.code)

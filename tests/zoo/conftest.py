@@ -15,10 +15,14 @@ import pytest
 
 from ganctl.io.bundle import write_bundle
 from ganctl.models import dcgan
+from tests.forkserver import Forkserver
 from tests.zoo.hubserver import SIGNATURE, Hub, serve
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"resolution": 16, "channels": 1, "z_dim": 8, "ngf": 4, "ndf": 4}
+STRICT = ("-W", "error::ResourceWarning")
+UNHEEDED = ("PYTHONDONTWRITEBYTECODE",)
+"""As in `tests.conftest.clean_env`."""
 TOKEN = "hf_" + "abcdefghijklmnop"
 
 
@@ -49,6 +53,7 @@ class World:
     folder: Path
     bundle: Path
     env: dict[str, str]
+    forks: Forkserver
 
     def weights(self) -> bytes:
         return (self.bundle / "G.safetensors").read_bytes()
@@ -98,7 +103,7 @@ class World:
 
     def start(self, *args: str, **env: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-W", "error::ResourceWarning", "-m", "ganctl", *args],
+            [sys.executable, *STRICT, "-m", "ganctl", *args],
             env={**self.env, **env},
             cwd=self.folder,
             text=True,
@@ -107,20 +112,33 @@ class World:
         )
 
     def run(self, *args: str, **env: str) -> "subprocess.CompletedProcess[str]":
-        process = self.start(*args, **env)
-        out, err = process.communicate(timeout=120)
+        # What a starting interpreter reads takes a start.
+        if any(name.startswith("PYTHON") for name in env):
+            process = self.start(*args, **env)
+            out, err = process.communicate(timeout=120)
+            code = process.returncode
+        else:
+            code, *streams = self.forks.run(args, b"", cwd=self.folder, env={**self.env, **env}, timeout=120)
+            out, err = (stream.decode() for stream in streams)
         assert "Traceback" not in err, err
         for forbidden in (TOKEN, SIGNATURE, "weights_only", "huggingface_hub.errors", "force_download"):
             assert forbidden not in out + err
-        return subprocess.CompletedProcess(args, process.returncode, out, err)
+        return subprocess.CompletedProcess(args, code, out, err)
 
     def pull(self, name: str = "tiny-gan", **env: str) -> "subprocess.CompletedProcess[str]":
         return self.run("zoo", "pull", name, **env)
 
 
+@pytest.fixture(scope="session")
+def strict() -> Iterator[Forkserver]:
+    server = Forkserver({k: v for k, v in os.environ.items() if k not in UNHEEDED}, *STRICT)
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def world(hub: Hub, bundle: Path, tmp_path: Path) -> World:
-    dropped = ("HF_", "HUGGING", "GANCTL_", "XDG_", "TRANSFORMERS_")
+def world(hub: Hub, bundle: Path, tmp_path: Path, strict: Forkserver) -> World:
+    dropped = ("HF_", "HUGGING", "GANCTL_", "XDG_", "TRANSFORMERS_", *UNHEEDED)
     env = {k: v for k, v in os.environ.items() if not k.startswith(dropped) and "proxy" not in k.lower()}
     env |= {
         "HOME": str(tmp_path),
@@ -132,4 +150,4 @@ def world(hub: Hub, bundle: Path, tmp_path: Path) -> World:
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
     }
-    return World(hub, tmp_path, bundle, env)
+    return World(hub, tmp_path, bundle, env, strict)
