@@ -255,16 +255,16 @@ def test_every_rank_keeps_the_same_pool_and_sees_its_own_rows(tmp_path: Path):
 
 def test_torchrun_starts_a_job_again_whose_process_died_and_it_ends_as_the_undisturbed_run(ganctl, tmp_path: Path):
     data = pictures(tmp_path / "data")
-    req = request("gan", data, tmp_path / "r", "kimg=2", "snap=0.5", "tick=0.2")
+    req = request("gan", data, tmp_path / "r", "kimg=4", "snap=1", "tick=0.2")
     options = ("--standalone", "--nproc-per-node=2", "--max-restarts=1")
     command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "ganctl", *arguments(req)]
     process = subprocess.Popen(command, cwd=ganctl.folder, env=ganctl.env, stderr=subprocess.PIPE)
-    wait_for(process, tmp_path / "r" / "snapshots" / "000000.500")
+    wait_for(process, tmp_path / "r" / "snapshots" / "000001")
     os.kill(rank_of(process.pid, "1"), signal.SIGKILL)
     text = process.communicate(timeout=240)[1].decode()
     assert process.returncode == 0, text
     assert text.count("error:") == 1 and "torchrun starts it again: it goes on from what was saved last" in text
-    train(request("gan", data, tmp_path / "one", "kimg=2", "snap=0.5", "tick=0.2"))
+    train(request("gan", data, tmp_path / "one", "kimg=4", "snap=1", "tick=0.2"))
     same_log(tmp_path / "r", tmp_path / "one")
 
 
