@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ganctl.io.pickle_records import PersistedModule, TfNetwork
-from ganctl.published import openmmlab
+from ganctl.published import openmmlab, rosinality
 from ganctl.published.openmmlab_translation import translators
 
 Held = Mapping[str, Tensor] | PersistedModule | TfNetwork
@@ -52,13 +52,16 @@ def networks_in(value: Any, *, bgr: bool = True, key: str = "", depth: int = 0) 
             yield f"{key}.{name}".lstrip("."), state
         for prefix in dict.fromkeys(k.partition(".")[0] for k in found):
             inner = {k.partition(".")[2]: v for k, v in found.items() if k.startswith(f"{prefix}.")}
-            if prefix in WRAPPERS and inner:
+            # The StyleGAN2 that e4e and pSp find codes for lies in their files as a whole.
+            if of_encoder := prefix == "decoder" and rosinality.is_generator(inner):
+                inner |= {k: v for k, v in found.items() if k == "latent_avg"}
+            if (prefix in WRAPPERS or of_encoder) and inner:
                 yield from networks_in(inner, bgr=bgr, key=f"{key}.{prefix}".lstrip("."), depth=depth + 1)
     for k, v in items.items():
         if isinstance(k, str | int) and isinstance(v, dict | list | tuple | PersistedModule | TfNetwork):
-            # rosinality's files hold the mean style beside the networks.
-            mean = {"latent_avg": found["latent_avg"]} if k in ("g", "g_ema") and "latent_avg" in found else {}
-            inner = {**v, **mean} if isinstance(v, dict) else v
+            # rosinality's files hold the mean style beside the networks, as do e4e's and pSp's.
+            with_mean = k in ("g", "g_ema", "state_dict") and "latent_avg" in found
+            inner = {**v, "latent_avg": found["latent_avg"]} if isinstance(v, dict) and with_mean else v
             yield from networks_in(inner, bgr=bgr, key=f"{key}.{k}".lstrip("."), depth=depth + 1)
 
 

@@ -44,7 +44,8 @@ def generator(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif key == "input.input":
             out["synthesis.b4.const"] = tensor.squeeze(0)
         elif key == "latent_avg":
-            out["mapping.w_avg"] = tensor.flatten()
+            # e4e's and pSp's files repeat it for every layer.
+            out["mapping.w_avg"] = (tensor[0] if tensor.ndim > 1 and len(tensor) else tensor).flatten()
         elif head == "style" and i > 0 and tail in ("weight", "bias"):
             out[f"mapping.fc{i - 1}.{tail}"] = tensor
         elif head == "noises" and (match := re.fullmatch(r"noise_(\d{1,2})", rest)):

@@ -144,6 +144,24 @@ def test_rosinalitys_checkpoint_draws_the_same(tmp_path: Path) -> None:
     judges(tmp_path / "b", SG2)
 
 
+def test_the_stylegan2_in_a_file_of_e4e_draws_the_same(tmp_path: Path) -> None:
+    """As e4e and pSp save: the encoder beside it is of no family, and the mean style is repeated for each layer."""
+    G = companion(SG2, "G")
+    state = {f"decoder.{k}": t for k, t in rosinality_generator(G).items()}
+    state |= {
+        "encoder.input_layer.0.weight": torch.zeros(8, 3, 3, 3),
+        "encoder.body.0.res_layer.0.weight": torch.ones(8),
+    }
+    value = {
+        "state_dict": state,
+        "latent_avg": G["mapping.w_avg"].repeat(8, 1),
+        "opts": {"device": "cuda:0", "lr": 1e-4},
+    }
+    assert convert(checkpoint(tmp_path / "x.pt", value), tmp_path / "b")["nets"] == ["G"]
+    draws(tmp_path / "b", "G", SG2, (1.0,))
+    assert torch.equal(read_bundle(tmp_path / "b").state("G")["mapping.w_avg"], G["mapping.w_avg"])
+
+
 @pytest.mark.parametrize("name, options", [("x.pth", {}), ("rgb.pth", {"channel_order": "bgr"})])
 def test_openmmlabs_checkpoint_draws_the_same_in_rgb(tmp_path: Path, name: str, options: dict[str, str]) -> None:
     state = {f"generator_ema.{k}": t for k, t in openmmlab_names(rosinality_generator(companion(SG2, "G_ema"))).items()}

@@ -4,20 +4,26 @@ import hashlib
 import json
 from pathlib import Path
 
-from tests.zoo.conftest import World
+from tests.cli.runs import pictures
+from tests.zoo.conftest import CONFIG, World
 from tests.zoo.hubserver import Fault
 from tests.zoo.test_pull import three_parts
+from tests.zoo.test_upstream import state_dict
 
 NO_SOCKETS = """
 import pathlib, socket
 
-def refused(self, address, *rest):
+def refused(*asked, **options):
     with pathlib.Path({log!r}).open("a") as f:
-        f.write(f"{{address}}\\n")
+        f.write(f"{{asked[-2:]}}\\n")
     raise OSError("no connection is allowed here")
 
-socket.socket.connect = socket.socket.connect_ex = refused
+# A name's address is asked of a server too.
+socket.socket.connect = socket.socket.connect_ex = socket.socket.sendto = socket.getaddrinfo = refused
 """
+
+
+LENET = "lenet-mnist:\n  model: lenet\n  weights: {builtin: lenet-mnist}\n  card: {task: classify, license: MIT}\n"
 
 
 def names(world: World, *args: str) -> list[str]:
@@ -81,20 +87,12 @@ def test_a_pinned_zoo_is_what_it_was(world: World) -> None:
 
 def test_a_whole_task_is_pulled_and_then_nothing_is_asked(world: World) -> None:
     text = world.zoo_of(world.publish()).read_text()
-    builtin = (
-        "lenet-mnist:\n  model: lenet\n  weights: {builtin: lenet-mnist}\n  card: {task: classify, license: MIT}\n"
-    )
-    world.zoo(text + text.replace("tiny-gan", "twin-gan") + builtin)
+    world.zoo(text + text.replace("tiny-gan", "twin-gan") + LENET)
     done = world.run("zoo", "pull", "--task", "sample", "--json")
     assert [json.loads(line)["name"] for line in done.stdout.splitlines()] == ["tiny-gan", "twin-gan"]
     nothing = world.run("zoo", "pull", "--task", "translate")
     assert nothing.returncode == 2 and "the zoo has nothing to translate" in nothing.stderr
-    # A Python whose sockets connect to nothing, and write down who tried.
-    site = world.folder / "site"
-    site.mkdir()
-    log = world.folder / "connections.txt"
-    (site / "sitecustomize.py").write_text(NO_SOCKETS.format(log=str(log)))
-    alone = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{site}:{world.env['PYTHONPATH']}"}
+    alone, log = without_sockets(world)
     for command in (("zoo", "pull", "--task", "sample"), ("sample", "tiny-gan", "-o", "out", "--device", "cpu")):
         done = world.run(*command, **alone)
         assert done.returncode == 0, done.stderr
@@ -103,3 +101,35 @@ def test_a_whole_task_is_pulled_and_then_nothing_is_asked(world: World) -> None:
     # The watch works: the same without the switch is written down.
     assert world.run("zoo", "pull", "org/other", **{**alone, "HF_HUB_OFFLINE": ""}).returncode == 4
     assert log.exists() and Path(world.folder / "out" / "seed0000.png").is_file()
+
+
+def without_sockets(world: World) -> tuple[dict[str, str], Path]:
+    """An environment offline whose Python connects to nothing, and the file in which it writes down who tried."""
+    site, log = world.folder / "site", world.folder / "connections.txt"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(NO_SOCKETS.format(log=str(log)))
+    return {"HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{site}:{world.env['PYTHONPATH']}"}, log
+
+
+def test_no_command_asks_anything_offline(world: World) -> None:
+    """Both roads and a repository of anyone, once they are here, in every command that opens models."""
+    theirs = world.zoo_upstream("net-1.pth", state_dict(1), unpinned=True).read_text()
+    world.zoo(theirs + world.zoo_of(world.publish()).read_text() + LENET)
+    assert world.run("zoo", "pull", "theirs", "tiny-gan", "org/tiny").returncode == 0
+    pictures(world.folder / "images", n=8, size=(16, 16), mode="L")
+    alone, log = without_sockets(world)
+    world.hub.requests.clear()
+    sizes = [f"--set={key}={value}" for key, value in {**CONFIG, "batch": 4, "kimg": 0.008}.items()]
+    for line in (
+        "zoo list --json",
+        "zoo info tiny-gan",
+        "zoo verify",
+        "zoo pull theirs tiny-gan org/tiny",
+        "sample org/tiny -n 2 -o org --device cpu",
+        "fid images tiny-gan --metrics fd-lenet --resolution 28 -n 8",
+        "train dcgan images -o run --init-from tiny-gan",
+    ):
+        done = world.run(*line.split(), *(sizes if line.startswith("train") else ()), **alone)
+        assert done.returncode == 0, (line, done.stderr)
+    assert not log.exists() and world.hub.requests == []
+    assert "started from 'tiny-gan'" in done.stderr

@@ -188,6 +188,10 @@ def test_a_hash_that_nobody_published_is_that_of_the_first_download(world: World
     assert world.run("zoo", "verify").stdout == f"theirs\tok\t{digest}\t{known}\n"
     info = json.loads(world.run("zoo", "info", "theirs", "--json").stdout)
     assert (info["hash"], info["sha256"]) == (known, digest)
+    (here,) = (world.folder / "cache" / "upstream").glob("*/net-1.pth")
+    here.write_bytes(data[:-1] + b"x")
+    done = world.run("zoo", "verify", "theirs")
+    assert done.returncode == 4 and f", the lock file says {digest}" in done.stderr
     assert world.run("zoo", "rm", "theirs", "--yes").returncode == 0
     world.hub.files["net-1.pth"] = other = state_dict(2)
     done = pull(world)
