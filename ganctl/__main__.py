@@ -36,13 +36,10 @@ def _run(argv: list[str]) -> int:
             from ganctl.cli.completion import answer
 
             return answer(os.environ["_GANCTL_COMPLETE"], argv)
-        from ganctl.cli import launch
         from ganctl.cli.app import build
 
         if not argv:
             argv = ["--help"]
-        if argv[0] in launch.SHARED:
-            launch.adopt_slurm()
         command = build(argv[0])
         # What `command.main` would do too, without its own ideas of Ctrl-C and of closed pipes.
         with command.make_context("ganctl", list(argv)) as ctx:

@@ -27,10 +27,8 @@ COPIES = Path(__file__).parent / "golden" / "data"
 
 def golden(name: str) -> Path:
     """A file recorded from a reference program: the committed copy, else SHARED's; skips the test without either."""
-    for folder in (COPIES, SHARED / "golden"):
-        if (folder / name).exists():
-            return folder / name
-    pytest.skip(f"needs golden/{name}")
+    copy = COPIES / name
+    return copy if copy.exists() else shared(f"golden/{name}")
 
 
 def shared(name: str) -> Path:
@@ -99,21 +97,24 @@ class Shell:
         return done
 
 
-def clean_env(home: Path) -> dict[str, str]:
+def bare_env() -> dict[str, str]:
     """This process' environment without any setting that ganctl or the Hub's client heeds.
 
     And without the one that would have each of a thousand commands compile the same files.
     """
     dropped = ("HF_", "HUGGING", "GANCTL_", "XDG_", "TRANSFORMERS_", "PYTHONDONTWRITEBYTECODE")
     env = {k: v for k, v in os.environ.items() if not k.startswith(dropped) and "proxy" not in k.lower()}
-    return env | {
+    return env | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def clean_env(home: Path) -> dict[str, str]:
+    """The environment of a command on a machine of its own."""
+    return bare_env() | {
         "HOME": str(home),
         "GANCTL_CACHE": str(home / "cache"),
         # A port where nobody listens: a request that should not be made fails at once.
         "HF_ENDPOINT": "http://127.0.0.1:9",
-        "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "ignore",
-        "OMP_NUM_THREADS": "1",
         "GANCTL_DEVICE": "cpu",
         "COLUMNS": "100",
     }

@@ -1,6 +1,7 @@
 """The command line: every command in one list, and the group that names the near one after a typo."""
 
 import importlib
+import os
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,8 @@ COMMANDS = {
     "Models": ("zoo", "convert", "export"),
     "Set up": ("doctor", "completion"),
 }
+JOBS = ("train", "fid")
+"""Commands whose processes, where there are several, work together."""
 EPILOG = (
     "Common options (--device, --json, -q, --offline, --dry-run and more) go before or after the command; "
     "each command's --help lists them."
@@ -38,6 +41,10 @@ class Group(TyperGroup):
 
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> Any:  # type: ignore[override]
         name = args[0]
+        if name in JOBS and "SLURM_PROCID" in os.environ:
+            from ganctl.cli import launch
+
+            launch.adopt_slurm()
         if name not in self.commands and not name.startswith("-"):
             near = did_you_mean(name, self.commands)
             raise UsageError(

@@ -22,8 +22,6 @@ from ganctl.errors import GanctlError, InterruptedRun, StoppedError, UsageError
 FOLDER = "GANCTL_LAUNCH_DIR"
 GRACE_SECONDS = 10.0
 """After one process failed, how long the others may take to notice before they are stopped."""
-SHARED = ("train", "fid")
-"""Commands whose processes are one job."""
 FORWARDED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
 TORCHRUN = """
 import logging

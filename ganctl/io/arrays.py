@@ -137,6 +137,7 @@ def _read_header(stream: IO[bytes], name: str, where: str) -> "tuple[tuple[int, 
     if size > MAX_HEADER_BYTES:
         raise UsageError(where, f"{name} has a header of {size} bytes")
     try:
+        # A dictionary as Python writes it, of literals alone: no name is looked up and nothing is called.
         header = ast.literal_eval(stream.read(size).decode("latin-1" if start[6] < 3 else "utf-8").strip())
         shape, fortran, descr = header["shape"], header["fortran_order"], header["descr"]
     except (ValueError, SyntaxError, KeyError, IndexError, TypeError, RecursionError, MemoryError) as e:

@@ -1,5 +1,6 @@
 """AdaIN: Huang & Belongie, Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization, 2017. arXiv:1703.06868."""  # noqa: E501
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,9 +77,8 @@ def decoder(cfg: Config) -> nn.Sequential:
     From relu4_1 modules have the numbers of the published file.
     """
     w = cfg.width
-    widths = (8 * w, 4 * w, "up", 4 * w, 4 * w, 4 * w, 2 * w, "up", 2 * w, w, "up", w)
-    if cfg.layer == "relu3_1":
-        widths = widths[5:]
+    deepest = (8 * w, 4 * w, "up", 4 * w, 4 * w) if cfg.layer == "relu4_1" else ()
+    widths = (*deepest, 4 * w, 2 * w, "up", 2 * w, w, "up", w)
     layers: list[nn.Module] = []
     inputs = 0
     for width in widths:
@@ -117,7 +117,7 @@ class Generator(nn.Module):
     def features(self, x: Float[Tensor, "n c h w"]) -> list[Float[Tensor, "n _ _ _"]]:
         """relu1_1, relu2_1, relu3_1 and relu4_1, or without the last, of images on [0, 1]."""
         found = []
-        for start, end in zip((0, *self.ends), self.ends, strict=False):
+        for start, end in itertools.pairwise((0, *self.ends)):
             x = self.encoder[start:end](x)
             found.append(x)
         return found

@@ -278,7 +278,9 @@ def wait_for(process: "subprocess.Popen[bytes]", path: Path, seconds: float = 24
 def test_the_tasks_of_srun_are_one_job(ganctl: Shell, tmp_path: Path):
     req = request("gan", pictures(tmp_path / "data"), tmp_path / "r", "kimg=0.04")
     slurm = {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": str(free_port() - 10000)}
-    tasks = [ganctl.start(*arguments(req), env={**slurm, "SLURM_PROCID": r, "SLURM_LOCALID": r}) for r in ("0", "1")]
+    # Options may stand before the command.
+    line = ("--device", "cpu", *arguments(req))
+    tasks = [ganctl.start(*line, env={**slurm, "SLURM_PROCID": r, "SLURM_LOCALID": r}) for r in ("0", "1")]
     (first, told), (second, nothing) = (task.communicate(timeout=240) for task in tasks)
     assert [task.returncode for task in tasks] == [0, 0], told + nothing
     assert first.decode().split() == [str(newest(tmp_path / "r"))] and b"kimg 0.04" in told

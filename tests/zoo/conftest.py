@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,14 +14,12 @@ import pytest
 
 from ganctl.io.bundle import write_bundle
 from ganctl.models import dcgan
+from tests.conftest import bare_env
 from tests.forkserver import Forkserver
 from tests.zoo.hubserver import SIGNATURE, Hub, serve
 
-ROOT = Path(__file__).parents[2]
 CONFIG = {"resolution": 16, "channels": 1, "z_dim": 8, "ngf": 4, "ndf": 4}
 STRICT = ("-W", "error::ResourceWarning")
-UNHEEDED = ("PYTHONDONTWRITEBYTECODE",)
-"""As in `tests.conftest.clean_env`."""
 TOKEN = "hf_" + "abcdefghijklmnop"
 
 
@@ -131,23 +128,19 @@ class World:
 
 @pytest.fixture(scope="session")
 def strict() -> Iterator[Forkserver]:
-    server = Forkserver({k: v for k, v in os.environ.items() if k not in UNHEEDED}, *STRICT)
+    server = Forkserver(bare_env(), *STRICT)
     yield server
     server.close()
 
 
 @pytest.fixture
 def world(hub: Hub, bundle: Path, tmp_path: Path, strict: Forkserver) -> World:
-    dropped = ("HF_", "HUGGING", "GANCTL_", "XDG_", "TRANSFORMERS_", *UNHEEDED)
-    env = {k: v for k, v in os.environ.items() if not k.startswith(dropped) and "proxy" not in k.lower()}
-    env |= {
+    env = bare_env() | {
         "HOME": str(tmp_path),
         "HF_HOME": str(tmp_path / "hf"),
         "HF_ENDPOINT": hub.url,
         "HF_HUB_DISABLE_XET": "1",
         "GANCTL_CACHE": str(tmp_path / "cache"),
         "GANCTL_ZOO": str(tmp_path / "zoo.yaml"),
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
     }
     return World(hub, tmp_path, bundle, env, strict)
