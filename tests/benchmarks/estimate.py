@@ -3,9 +3,8 @@
     python -m tests.benchmarks.estimate [SECONDS] RECIPE DATA [RECIPE DATA ...]
 
 Each recipe is estimated, then trained for about SECONDS (40) with one snapshot halfway and one at the end, on the same
-threads and the same pictures, already decoded. The time of a kimg is that of the log, all ticks but the first, in which
-the first step allocates; the whole is from the start of the loop to the last snapshot. A ratio above 1 means that
-training took more than was said.
+threads and the same pictures, already decoded. The time of a kimg is the mean of the log's ticks; the whole is from the
+start of the loop to the last snapshot. A ratio above 1 means that training took more than was said.
 """
 
 import itertools
@@ -39,12 +38,12 @@ def compared(recipe: str, data: str, seconds: float, work: Path) -> tuple[dict[s
     ganctl(*chosen, cwd=work)
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     ticks = [line for line in lines if "sec_per_kimg" in line]
-    images = [b["nimg"] - a["nimg"] for a, b in itertools.pairwise(ticks)]
-    paces = [line["sec_per_kimg"] for line in ticks[1:]]
-    begun = ticks[0]["time"] - ticks[0]["sec_per_kimg"] * ticks[0]["nimg"] / 1000
+    images = [b - a for a, b in itertools.pairwise([0, *(tick["nimg"] for tick in ticks)])]
+    spent = [tick["sec_per_kimg"] * n / 1000 for tick, n in zip(ticks, images, strict=True)]
+    begun = ticks[0]["time"] - spent[0]
     last = max(path.stat().st_mtime for path in (run / "snapshots").iterdir())
     took = {
-        "sec_per_kimg": sum(n * pace for n, pace in zip(images, paces, strict=True)) / sum(images),
+        "sec_per_kimg": sum(spent) / sum(images) * 1000,
         "seconds": last - begun,
         "memory_gib": max(line["memory_gib"] for line in ticks),
     }
