@@ -55,5 +55,8 @@ def restore(optimizers: Mapping[str, torch.optim.Optimizer], state: Mapping[str,
             shapes = {v.shape for v in found.values() if v.ndim}
             if index >= len(parameters) or shapes - {parameters[index].shape}:
                 raise WeightsError("cannot resume", f"the optimiser of {net} belongs to another network")
+            # In the parameter's order in memory, as they were: another would move the last bits.
+            like = parameters[index]
+            entries[index] = {k: torch.empty_like(like).copy_(v) if v.ndim else v for k, v in found.items()}
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": entries, "param_groups": groups})

@@ -135,7 +135,7 @@ def learned(req: TrainRequest, steps: int, run: Path | None = None) -> dict[str,
         plain, scores = recipe.plain()["config"], checkpoint.Scores()
         checkpoint.save(run, state, model=recipe.model, config=plain, card={}, scores=scores)
     held = {**checkpoint._states(state), "moments": optim.state_of(state.optimizers)}
-    flat = {f"{net}/{k}": t.clone() for net, tensors in held.items() for k, t in tensors.items()}
+    flat = {f"{net}/{k}": t.contiguous().clone() for net, tensors in held.items() for k, t in tensors.items()}
     losses = {f"loss/{name}": torch.tensor(value) for name, value in drain(state).items()}
     return {**flat, **losses, "rng": p.rng.get_state(), "nimg": torch.tensor(p.nimg)}
 

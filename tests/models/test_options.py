@@ -12,8 +12,8 @@ from ganctl.errors import UsageError
 from ganctl.load import family, load, model_names
 from ganctl.losses.objective import Loss, d_terms, g_terms
 from ganctl.phase import Asked, Progress
-from ganctl.train import checkpoint
-from ganctl.train.loop import TrainConfig, adapted, augmentation, equip, last_layer, run_phase, train_step
+from ganctl.train import checkpoint, optim
+from ganctl.train.loop import State, TrainConfig, adapted, augmentation, equip, last_layer, run_phase, train_step
 from ganctl.workflows.recipe import resolve
 from ganctl.workflows.train import new_state
 from tests.models.test_contract import batch, state_of, tiny
@@ -193,6 +193,23 @@ def test_so_many_steps_of_d_each_on_a_fresh_batch(name: str) -> None:
     assert state.progress.nimg == 12
     steps = {k: {int(s["step"]) for s in o.state_dict()["state"].values()} for k, o in state.optimizers.items()}
     assert steps == {"D": {3}, "G": {1}}
+
+
+@pytest.mark.parametrize(("model", "last"), [("dcgan", True), ("cyclegan", False)])
+def test_convolutions_train_channels_last_and_instance_norm_does_not(model: str, last: bool, tmp_path: Path) -> None:
+    """Weights and moments keep their order in memory through a snapshot, without which a resume moves the last bits."""
+    recipe = resolve(model, {}, ["resolution=32", "ngf=4", "ndf=4"])
+    state, again = (new_state(recipe, torch.device("cpu")) for _ in range(2))
+    train_step(state, family(model).phases(recipe.config), iter([batch(recipe.config)]), recipe.train)
+    numbers = {"model": model, "config": recipe.plain()["config"], "card": {}, "scores": checkpoint.Scores()}
+    checkpoint.restore(checkpoint.save(tmp_path, state, **numbers), again)
+
+    def orders(s: State) -> dict[str, bool]:
+        held = {**optim.state_of(s.optimizers), **dict(s.nets.G.named_parameters())}
+        return {k: t.is_contiguous(memory_format=torch.channels_last) for k, t in held.items() if t.ndim == 4}
+
+    assert orders(state) == orders(again)
+    assert all(orders(state).values()) if last else not all(orders(state).values())
 
 
 def test_a_normalised_generator_is_saved_and_loaded(tmp_path: Path) -> None:
