@@ -386,7 +386,8 @@ def new_state(recipe: Recipe, device: Any) -> "State":
         if net is not None:
             net.train().to(device, memory_format=memory_order(net, device))
     average = copy.deepcopy(next(iter(networks(nets).values()))).eval().requires_grad_(False)
-    average.to(memory_format=torch.contiguous_format)  # as it is when it is loaded, so that it draws the same bits
+    # In the order that it is loaded in, so that it draws the same bits.
+    average.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     specs = module.optimizers(recipe.config)
     optimizers = {name: optim.make(spec, getattr(nets, name)) for name, spec in specs.items()}
     rng = torch.Generator().manual_seed(recipe.train.seed)
