@@ -3,9 +3,9 @@
     python -m tests.benchmarks.esrgan_memory [SIDE] [TILE] [BLOCKS] [WIDTH]
 
 A picture of SIDE x 3/4 SIDE pixels (2000) in tiles of TILE pixels (256; 0 is whole) through random weights of BLOCKS
-blocks (23) and WIDTH channels (64). On a CPU the network itself takes minutes for each tile. What it holds are the maps
-of one tile, the widest of them after all blocks; what the command holds beside it goes with the picture. So two short
-runs bound the long one: few blocks of the true width on few tiles, and the whole picture through a narrow network.
+blocks (23) and WIDTH channels (64): on a CPU that takes more than an hour. What the network holds are the maps of one
+tile, the widest of them after all blocks; what the command holds beside it goes with the picture. So two short runs
+bound the long one: few blocks of the true width on few tiles, and the whole picture through a narrow network.
 """
 
 import resource
