@@ -12,7 +12,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ def ganctl(*args: str, cwd: Path) -> str:
 
 
 def compared(recipe: str, data: str, seconds: float, work: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """What was said, and what it took."""
+    """What was said, and what it took: seconds per kimg, seconds of the whole, GiB at most."""
     run = work / "run"
 
     def command(kimg: float) -> list[str]:
@@ -53,7 +52,7 @@ def compared(recipe: str, data: str, seconds: float, work: Path) -> tuple[dict[s
 def main() -> None:
     args = sys.argv[1:]
     seconds = float(args.pop(0)) if len(args) % 2 else 40.0
-    print(f"{datetime.now().astimezone():%H:%M}  recipe: s/kimg said, took, ratio; seconds; GiB", flush=True)
+    print("recipe: s/kimg said, took, ratio; seconds; GiB", flush=True)
     for recipe, data in zip(args[::2], args[1::2], strict=True):
         with tempfile.TemporaryDirectory() as made:
             said, took = compared(recipe, str(Path(data).resolve()), seconds, Path(made))
